@@ -584,6 +584,7 @@ CREATE VIEW session_state AS
      WHERE (s.expires_at IS NULL OR s.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
        AND (e.expires_at IS NULL OR e.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'));
 CREATE INDEX ix_sessions_belongs_to_namespace ON sessions (belongs_to, namespace) WHERE belongs_to IS NOT NULL;
+CREATE INDEX ix_sessions_root_session_id_namespace ON sessions (root_session_id, namespace) WHERE root_session_id <> session_id;
 CREATE INDEX ix_shared_state_user_id_namespace ON shared_state (user_id, namespace) WHERE user_id IS NOT NULL;
 CREATE INDEX ix_usage_rollup_user_id_namespace_kind ON usage_rollup (user_id, namespace, kind);
 CREATE VIEW usage_unsummed_lines AS

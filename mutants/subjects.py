@@ -54,7 +54,10 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/append_batches.py", (*_BATCHES, f"{_C}idempotency.py")),
     ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
     ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
-    ("repositories/history/entry_edits.py", (f"{_C}editing.py", "tests/concurrency/test_edits.py")),
+    (
+        "repositories/history/entry_edits.py",
+        (f"{_C}editing.py", f"{_C}shared_usage.py", "tests/concurrency/test_edits.py"),
+    ),
     (
         "repositories/history/entry_lookups.py",
         (f"{_C}reading.py", f"{_C}idempotency.py", f"{_C}parts.py", f"{_C}follow.py"),
@@ -73,7 +76,8 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "repositories/history/ranges.py",
         (f"{_C}history.py", "tests/concurrency/test_unshared.py", f"{_C}fork.py", f"{_C}lifecycle.py"),
     ),
-    ("repositories/conversations/load_save.py", (f"{_C}conversations.py",)),
+    ("repositories/conversations/billing.py", (f"{_C}shared_usage.py", f"{_C}conversations.py")),
+    ("repositories/conversations/load_save.py", (f"{_C}conversations.py", f"{_C}shared_usage.py")),
     ("repositories/conversations/turns.py", (f"{_C}turns.py", f"{_C}windows.py")),
     ("repositories/state/lists.py", (f"{_C}lists.py",)),
     ("repositories/state/state_rows.py", (f"{_C}conversations.py", f"{_C}turns.py", *_STATE)),

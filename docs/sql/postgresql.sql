@@ -1092,22 +1092,35 @@ FROM "statestore".cache_ledger WHERE namespace = %(namespace)s GROUP BY agent_na
 
 -- =================================================== conversations ===================================================
 
--- conversations/load_save.py: _DO_NOT_BILL
+-- conversations/billing.py: _ROWS
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
---
--- An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
--- never gets there, and the new row is billed in its place: that one says what the entry used by now.
-UPDATE "statestore".history_entries SET usage_folded = 1
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = ANY (%(seqs)s) AND usage_folded = 0
-RETURNING seq;
+SELECT h.seq, h.usage_folded, h.session_id FROM "statestore".history_entries AS h
+WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq = ANY (%(seqs)s)
+UNION ALL
+SELECT h.seq, h.usage_folded, h.session_id FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.seq = ANY (%(seqs)s);
 
--- conversations/load_save.py: _MARK_FOLDED
+-- conversations/billing.py: _HAS_FAMILY
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
---
--- What it used is in the ledger, or with the session that it was forked from.
+SELECT 1 FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND (s.root_session_id <> s.session_id
+    OR EXISTS (SELECT 1 FROM "statestore".sessions AS f WHERE f.namespace = %(namespace)s
+        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id));
+
+-- conversations/billing.py: _DO_NOT_BILL
+-- Serves sessions.save.
+-- Run by ConversationsRepository.save.
 UPDATE "statestore".history_entries SET usage_folded = 1
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = ANY (%(seqs)s);
+
+-- conversations/billing.py: _MARK
+-- Serves sessions.save.
+-- Run by ConversationsRepository.save.
+UPDATE "statestore".history_entries SET usage_folded = %(folded)s
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)s;
 
 -- conversations/turns.py: _FIND
@@ -2708,8 +2721,9 @@ SELECT CAST(h.xmin AS text), h.seq, h.turn, h.entry_id, h.role, h.agent_name, CA
     AND h.seq = %(seq)s;
 
 -- history/entry_edits.py: _SHARED
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- Whether any of a range is another's, or is seen by others.
 SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s
@@ -2720,8 +2734,9 @@ SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace
 LIMIT 1;
 
 -- history/entry_edits.py: _ROWS
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
@@ -2739,8 +2754,9 @@ JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.sessio
 WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s;
 
 -- history/entry_edits.py: _INSERT
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content,
     metadata, provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
     cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
@@ -2752,20 +2768,45 @@ VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(entry_id)s, %(turn)s, %(role)s
     %(created_at)s);
 
 -- history/entry_edits.py: _TAKE_OUT
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE "statestore".history_entries SET usage_folded = 2
 WHERE namespace = %(namespace)s AND session_id = %(owner)s AND seq = %(seq)s;
 
+-- history/entry_edits.py: _OTHER_ROWS
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Who prices entries later waits for no family.
+WITH family AS (
+    SELECT o.root_session_id AS root_id FROM "statestore".sessions AS o
+    WHERE o.namespace = %(namespace)s AND o.session_id = %(session_id)s),
+others AS (
+    SELECT f.root_id AS session_id FROM family AS f WHERE f.root_id <> %(session_id)s
+    UNION ALL
+    SELECT s.session_id FROM family AS f JOIN "statestore".sessions AS s ON s.root_session_id = f.root_id
+    WHERE s.namespace = %(namespace)s AND s.root_session_id <> s.session_id AND s.session_id <> %(session_id)s)
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id FROM others AS o CROSS
+    JOIN "statestore".history_entries AS h
+WHERE h.namespace = %(namespace)s AND h.session_id = o.session_id AND h.entry_id = %(entry_id)s
+    AND h.created_at = CAST(%(created_at)s AS timestamptz) AND h.usage_folded < 2 FOR NO KEY UPDATE OF h;
+
 -- history/entry_edits.py: _SHIFT_TURNS
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE "statestore".history_entries SET turn = turn + %(turns)s
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq >= %(seq)s;
 
 -- history/entry_edits.py: _SHIFT_LAST_TURN
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE "statestore".sessions SET last_turn = last_turn + %(turns)s WHERE namespace = %(namespace)s
     AND session_id = %(session_id)s;
 
@@ -2782,11 +2823,9 @@ WITH held AS MATERIALIZED (
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
     SELECT s.session_id AS id FROM "statestore".sessions AS s JOIN held ON held.version = CAST(s.xmin AS text)
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
-        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
-    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
-        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND NOT (s.root_session_id <> s.session_id
+    OR EXISTS (SELECT 1 FROM "statestore".sessions AS f WHERE f.namespace = %(namespace)s
+        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id))
         AND EXISTS (SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
             AND h.session_id = %(session_id)s AND h.seq = %(seq)s AND CAST(h.content AS text) = %(expected_content)s)),
 active AS (
@@ -2803,8 +2842,9 @@ WHERE h.session_id = own.id AND h.namespace = %(namespace)s AND h.session_id = %
     h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at;
 
 -- history/entry_edits.py: _in_place
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- Built for: what is noted about it.
 UPDATE "statestore".history_entries SET metadata = CAST(%(new_metadata)s AS json)
@@ -9354,8 +9394,9 @@ noted AS (
     ) AS sums RETURNING line) SELECT count(*) FROM noted;
 
 -- usage/ledger.py: _UNFOLD_RANGE
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 WITH folded AS (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, -entries AS entries,
     -turns AS turns, -model_calls AS model_calls, -tool_calls AS tool_calls, -errors AS errors,
     -input_tokens AS input_tokens, -output_tokens AS output_tokens, -cache_read_input_tokens AS cache_read_input_tokens,
@@ -9425,8 +9466,9 @@ noted AS (
     ) AS sums RETURNING line) SELECT count(*) FROM noted;
 
 -- usage/ledger.py: _UNFOLD_RANGE_SQLITE[3]
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 --

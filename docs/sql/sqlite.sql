@@ -439,23 +439,35 @@ FROM cache_ledger WHERE namespace = :namespace GROUP BY agent_name;
 
 -- =================================================== conversations ===================================================
 
--- conversations/load_save.py: _DO_NOT_BILL
+-- conversations/billing.py: _ROWS
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
---
--- An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
--- never gets there, and the new row is billed in its place: that one says what the entry used by now.
-UPDATE history_entries SET usage_folded = 1
-WHERE namespace = :namespace AND session_id = :session_id AND seq IN (SELECT value FROM json_each(:seqs))
-    AND usage_folded = 0
-RETURNING seq;
+SELECT h.seq, h.usage_folded, h.session_id FROM history_entries AS h
+WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq IN (SELECT value FROM json_each(:seqs))
+UNION ALL
+SELECT h.seq, h.usage_folded, h.session_id FROM session_segments AS g
+JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.seq IN (SELECT value FROM json_each(:seqs));
 
--- conversations/load_save.py: _MARK_FOLDED
+-- conversations/billing.py: _HAS_FAMILY
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
---
--- What it used is in the ledger, or with the session that it was forked from.
+SELECT 1 FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.root_session_id <> s.session_id
+    OR EXISTS (SELECT 1 FROM sessions AS f WHERE f.namespace = :namespace
+        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id));
+
+-- conversations/billing.py: _DO_NOT_BILL
+-- Serves sessions.save.
+-- Run by ConversationsRepository.save.
 UPDATE history_entries SET usage_folded = 1
+WHERE namespace = :namespace AND session_id = :session_id AND seq IN (SELECT value FROM json_each(:seqs));
+
+-- conversations/billing.py: _MARK
+-- Serves sessions.save.
+-- Run by ConversationsRepository.save.
+UPDATE history_entries SET usage_folded = :folded
 WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq;
 
 -- conversations/turns.py: _FIND
@@ -1715,8 +1727,9 @@ JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owne
 WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.seq = :seq;
 
 -- history/entry_edits.py: _SHARED
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- Whether any of a range is another's, or is seen by others.
 SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
@@ -1727,8 +1740,9 @@ SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
 LIMIT 1;
 
 -- history/entry_edits.py: _ROWS
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
@@ -1744,8 +1758,9 @@ JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owne
 WHERE g.namespace = :namespace AND g.session_id = :session_id;
 
 -- history/entry_edits.py: _INSERT
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 INSERT INTO history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content, metadata,
     provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
     cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
@@ -1756,25 +1771,51 @@ VALUES (:namespace, :session_id, :seq, :entry_id, :turn, :role, :agent_name, :co
     :content_bytes, :usage_folded, :created_at);
 
 -- history/entry_edits.py: _TAKE_OUT
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE history_entries SET usage_folded = 2
 WHERE namespace = :namespace AND session_id = :owner AND seq = :seq;
 
+-- history/entry_edits.py: _OTHER_ROWS
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Who prices entries later waits for no family.
+WITH family AS (
+    SELECT o.root_session_id AS root_id FROM sessions AS o
+    WHERE o.namespace = :namespace AND o.session_id = :session_id),
+others AS (
+    SELECT f.root_id AS session_id FROM family AS f WHERE f.root_id <> :session_id
+    UNION ALL
+    SELECT s.session_id FROM family AS f JOIN sessions AS s ON s.root_session_id = f.root_id
+    WHERE s.namespace = :namespace AND s.root_session_id <> s.session_id AND s.session_id <> :session_id)
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id FROM others AS o CROSS
+    JOIN history_entries AS h
+WHERE h.namespace = :namespace AND h.session_id = o.session_id AND h.entry_id = :entry_id
+    AND h.created_at = :created_at AND h.usage_folded < 2;
+
 -- history/entry_edits.py: _SHIFT_TURNS
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE history_entries SET turn = turn + :turns
 WHERE namespace = :namespace AND session_id = :session_id AND seq >= :seq;
 
 -- history/entry_edits.py: _SHIFT_LAST_TURN
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 UPDATE sessions SET last_turn = last_turn + :turns WHERE namespace = :namespace AND session_id = :session_id;
 
 -- history/entry_edits.py: _in_place
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- Built for: what is noted about it.
 UPDATE history_entries SET metadata = :new_metadata
@@ -6559,8 +6600,9 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = 
 UPDATE usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line < 0;
 
 -- usage/ledger.py: _UNFOLD_RANGE_SQLITE[0]
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 --
@@ -6622,8 +6664,9 @@ SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER 
         GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name);
 
 -- usage/ledger.py: _UNFOLD_RANGE_SQLITE[1]
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 --
@@ -6633,8 +6676,9 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = 
         WHERE n.namespace = :namespace AND n.session_id = :session_id AND n.line < 0);
 
 -- usage/ledger.py: _UNFOLD_RANGE_SQLITE[2]
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 --
@@ -6642,8 +6686,9 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = 
 UPDATE usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line < 0;
 
 -- usage/ledger.py: _UNFOLD_RANGE_SQLITE[3]
--- Serves history.annotate, history.append, history.replace, history.set_usage.
--- Run by EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+-- Serves history.annotate, history.append, history.replace, history.set_usage, sessions.save.
+-- Run by ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, HistoryRepository.append.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 --

@@ -86,6 +86,14 @@ sessions = Table(
         postgresql_where=text("parent_session_id IS NOT NULL"),
         sqlite_where=text("parent_session_id IS NOT NULL"),
     ),
+    # The forks of a session at any depth: who may have a row of the same entry.
+    Index(
+        None,
+        "root_session_id",
+        "namespace",
+        postgresql_where=text("root_session_id <> session_id"),
+        sqlite_where=text("root_session_id <> session_id"),
+    ),
     # The parts of a session: sessions.page(belongs_to=…), and what goes with it.
     Index(
         None,

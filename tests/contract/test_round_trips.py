@@ -363,14 +363,14 @@ case("history.find", history, lambda store, s: store.history.find(s, "a"), ONE, 
 case("history.last_many", fork, lambda store, s: store.history.last_many([s, f"source of {s}"], 5), ONE, (1, 1))
 case("history.replace", history, lambda store, s: store.history.replace(s, 7, words(1)[0]), ONE, (7, 1))
 case("history.annotate", history, lambda store, s: store.history.annotate(s, 7, {"a": 1}), ONE, (7, 1))
-case("history.set_usage", history, lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1)), ONE, (7, 1))
+case("history.set_usage", history, lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1)), ONE, (8, 1))
 case("history.annotate, again", annotated, lambda store, s: store.history.annotate(s, 7, {"b": 1}), THREE, (7, 1))
 case(
     "history.set_usage, with known prices",
     priced,
     lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1, output_tokens=1), response_model="m"),
     Cost(2, 2, 2),
-    (8, 1),
+    (9, 1),
 )
 case(
     "history.replace, with a fork",

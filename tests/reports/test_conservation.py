@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 
 from statestore import ConflictError, Entry, NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
 from statestore.checking.checks import MAX_TOKENS
+from statestore.repositories.history.entry_edits import TAKEN_OUT
 from tests.reports.ledger_model import Expected, of_row, total
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
@@ -173,7 +174,7 @@ class Ledger(RuleBasedStateMachine):
         if not entries:
             return
         before = entries[place % len(entries)]
-        counted, owns = self.is_counted(before)
+        counted, owns, taken_out = self.is_counted(before)
         if how == "replace":
             after = history.replace(session, before.seq, new, expected_content=before.content)
         elif how == "annotate":
@@ -194,15 +195,27 @@ class Ledger(RuleBasedStateMachine):
         ]
         same = all(getattr(before, name) == getattr(after, name) for name in FIGURES)
         silent = not owns and reports_usage(before) and not reports_usage(after)
-        if not counted or not (same or silent):
+        if taken_out and not same and not silent:
+            self.expected.add([after])
+        elif not counted or not (same or silent):
             self.expected.exchange(before, after)
 
-    def is_counted(self, entry: Entry) -> tuple[bool, bool]:
-        """Whether an entry's usage is in the ledger, or gets there as its row is copied; and whether it is its own."""
+    def is_counted(self, entry: Entry) -> tuple[bool, bool, bool]:
+        """What is to be known of an entry's usage.
+
+        Whether it is in the ledger, or gets there as its row is copied; whether the row is the session's own; whether
+        it was taken out of the ledger again, because another session says something else of the entry.
+        """
         place = {"namespace": self.namespace, "session_id": entry.session_id, "seq": entry.seq}
         own = self.content.query(
             "SELECT usage_folded FROM history_entries"
             " WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq",
+            **place,
+        )
+        others = self.content.query(
+            "SELECT h.usage_folded FROM session_segments AS g JOIN history_entries AS h ON h.namespace = g.namespace"
+            " AND h.session_id = g.owner_session_id AND h.seq = :seq WHERE g.namespace = :namespace"
+            " AND g.session_id = :session_id AND g.from_seq <= :seq AND g.to_seq >= :seq",
             **place,
         )
         seen = self.content.query(
@@ -210,7 +223,8 @@ class Ledger(RuleBasedStateMachine):
             " AND from_seq <= :seq AND to_seq >= :seq",
             **place,
         )
-        return bool(not own or own[0]["usage_folded"] or seen), bool(own)
+        [row] = own or others
+        return bool(not own or row["usage_folded"] or seen), bool(own), row["usage_folded"] == TAKEN_OUT
 
     @rule(user=st.sampled_from(["ada", "bob"]))
     def erase(self, user: str) -> None:

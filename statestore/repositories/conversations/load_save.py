@@ -9,9 +9,9 @@ import orjson
 
 from statestore.checking import checks, exactjson
 from statestore.engine.calls import reads_snapshot, writes_once
-from statestore.engine.sql import Statement
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories.base import Repository
+from statestore.repositories.conversations import billing
 from statestore.repositories.history import appending, entry_reads, entry_rows, ranges, summaries
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import lease_checks, segments, session_columns, session_life, session_rows
@@ -19,19 +19,8 @@ from statestore.repositories.sessions.session_columns import ATTRIBUTES
 from statestore.repositories.sessions.session_rows import LockedSession
 from statestore.repositories.state import state_rows
 from statestore.values.conversations import Baseline, ConversationState, SaveReport
-from statestore.values.history import Entry, NewEntry, Summary, Usage
+from statestore.values.history import Entry, NewEntry, Summary
 from statestore.values.sessions import Lease, Session
-
-# An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
-# never gets there, and the new row is billed in its place: that one says what the entry used by now.
-_DO_NOT_BILL = Statement("""
-    UPDATE $history_entries SET usage_folded = 1
-    WHERE namespace = :namespace AND session_id = :session_id AND seq $in(:seqs) AND usage_folded = 0
-    RETURNING seq""")
-# What it used is in the ledger, or with the session that it was forked from.
-_MARK_FOLDED = Statement("""
-    UPDATE $history_entries SET usage_folded = 1
-    WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
 
 
 class ConversationsRepository(Repository, group="sessions"):
@@ -56,8 +45,9 @@ class ConversationsRepository(Repository, group="sessions"):
         and entries missing at the end are dropped. Loaded entries are recognized by their `entry_id`, others by their
         content; entries with the same content differ if their usage, metadata, tool name or another field differs,
         except a cost or time that is not given. A plain message is compared by its content alone. Forks keep what they
-        see. What an entry used is counted once: usage that it gets only now is counted, earlier usage is not counted
-        again. State, summaries and attributes become those given; what is not given is removed.
+        see. What an entry used is counted once: other tokens, or another cost, count in place of those before, and what
+        is only stored anew is not counted again. State, summaries and attributes become those given; what is not given
+        is removed.
 
         A loaded conversation is saved only if nobody else has changed it since; it then counts as just loaded, so it
         can be changed and saved again. (If the transaction around the save is undone, load it again.) One made by hand
@@ -110,7 +100,7 @@ class ConversationsRepository(Repository, group="sessions"):
             _check_unchanged(session, _digest(stored, stored_summaries), baseline)
         session_rows.mark_active(self._link, session_id)
 
-        plan = _Plan(session, locked.last_turn, stored, given)
+        plan = _Plan(session, locked.last_turn, stored, given, self._link.settings.max_value_bytes)
         self._store_entries(plan)
         state_set, state_deleted = self._save_state(session_id, texts, baseline)
         self._save_attributes(session, columns)
@@ -178,11 +168,8 @@ class ConversationsRepository(Repository, group="sessions"):
 
     def _store_entries(self, plan: "_Plan") -> None:
         link, session_id = self._link, plan.session.session_id
-        restored = [plan.known[entry_id] for entry_id in plan.new_ids() if entry_id in plan.known]
-        unbilled: set[int] = set()
-        if restored:
-            seqs = [entry.seq for entry in restored]
-            unbilled = {seq for (seq,) in link.all(_DO_NOT_BILL, session_id=session_id, seqs=seqs)}
+        restored = [(plan.known[entry.entry_id], entry) for entry in plan.written() if entry.entry_id in plan.known]
+        marks = billing.prepare(link, plan.session, restored) if restored else {}
         for from_seq, to_seq in plan.released():
             segments.release(link, session_id, from_seq, to_seq)
         if plan.rewritten:
@@ -203,14 +190,7 @@ class ConversationsRepository(Repository, group="sessions"):
         added = appending.insert_all(link, session_id, plan.added)
         stored = [(seq, entry) for seq, _, entry in plan.rewritten]
         stored += [(entry.seq, given) for entry, given in zip(added, plan.added, strict=True)]
-        counted = [
-            {"seq": seq}
-            for seq, entry in stored
-            if (old := plan.known.get(entry.entry_id)) is not None
-            and old.seq not in unbilled
-            and (_reports_usage(old) or not entry_rows.reports_usage(entry))
-        ]
-        link.many(_MARK_FOLDED, counted, session_id=session_id)
+        billing.mark(link, session_id, stored, marks)
 
     def _save_state(
         self, session_id: str, texts: Mapping[str, str], baseline: Baseline | None
@@ -259,7 +239,12 @@ class _Plan:
     """
 
     def __init__(
-        self, session: Session, last_turn: int, stored: Sequence[Entry], given: Sequence[tuple[PreparedEntry, Any]]
+        self,
+        session: Session,
+        last_turn: int,
+        stored: Sequence[Entry],
+        given: Sequence[tuple[PreparedEntry, Any]],
+        max_bytes: int,
     ) -> None:
         self.session = session
         self.known = {entry.entry_id: entry for entry in stored}
@@ -283,7 +268,9 @@ class _Plan:
             if equal and turn == old.turn:
                 continue
             self.replaced += not equal
-            if same and not entry.own_id:
+            if equal:
+                entry = entry_rows.prepare_one(_as_new(old), "conversation.entries", max_bytes=max_bytes)
+            elif same and not entry.own_id:
                 entry = replace(entry, columns=entry.columns | {"entry_id": old.entry_id})
             self.rewritten.append((old.seq, turn, self._dated(entry)))
         self.last_turn = turn
@@ -298,9 +285,8 @@ class _Plan:
             return entry
         return replace(entry, columns=entry.columns | {"created_at": old.created_at})
 
-    def new_ids(self) -> list[str]:
-        """The ids of all entries that are written."""
-        return [entry.entry_id for _, _, entry in self.rewritten] + [entry.entry_id for entry in self.added]
+    def written(self) -> list[PreparedEntry]:
+        return [entry for _, _, entry in self.rewritten] + self.added
 
     def released(self) -> list[tuple[int, int]]:
         """The ranges whose rows the session gives up."""
@@ -330,10 +316,6 @@ def _same(given: PreparedEntry, stored: Entry) -> bool:
     if given.own_id:
         return given.entry_id == stored.entry_id
     return given.columns["role"] == stored.role and appending.has_same_content(stored, given)
-
-
-def _reports_usage(entry: Entry) -> bool:
-    return entry.usage != Usage() or entry.cost_usd is not None
 
 
 def _prepare(

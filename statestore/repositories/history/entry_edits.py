@@ -4,19 +4,22 @@ A row that others see too, or that is another's, is replaced by a copy of the se
 theirs. On PostgreSQL a row that nobody else sees is changed by a single statement, as in `unshared`.
 
 What an entry used is counted once. A row that is not in the usage ledger counts as it is; one that is there, or is
-a copy, is taken out of it again by its own figures before these change, and counts as it is from then on. The row that
-others still see is marked then: if they, too, change what it says, it is not taken out a second time.
+a copy, is taken out of it again by its own figures before these change, and counts as it is from then on. The other
+rows that say the same of the entry, those that others still see and earlier copies, are marked then: if one of them
+changes, too, nothing is taken out a second time.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from statestore import schema
-from statestore.engine.sql import Link, Params, Statement
+from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.engine.sql_parts import each
 from statestore.repositories.history import entry_rows
+from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import segments, session_rows, unshared
 from statestore.repositories.usage import ledger
 from statestore.values.history import Entry
@@ -33,10 +36,11 @@ SAME_ROW = " AND CAST(h.xmin AS text) = :row_version"
 # A user's message begins a turn: to make it another's would change the turns behind it.
 SAME_TURN = " AND (CASE WHEN h.role = 'user' THEN 1 ELSE 0 END) = :begins_turn"
 
+USED = (*schema.TOKEN_COLUMNS, "cost_usd")
 # Of these the ledger keeps sums, or tells them apart.
 _COUNTED = (
-    *schema.TOKEN_COLUMNS,
-    *("cost_usd", "duration_ms", "error_type", "agent_name", "provider_name", "request_model", "response_model"),
+    *USED,
+    *("duration_ms", "error_type", "agent_name", "provider_name", "request_model", "response_model"),
     *("tool_name", "tool_call_id", "role", "created_at"),
 )
 
@@ -86,11 +90,29 @@ _INSERT = Statement(f"""
     INSERT INTO $history_entries (namespace, session_id, {", ".join(_COPIED)})
     VALUES (:namespace, :session_id, {each(":{}", _COPIED)})""")
 
-# In the ledger are its figures still, but somebody else's copy has taken them away.
+# The figures of such a row are no longer counted: another row of the same entry has taken them away.
 TAKEN_OUT = 2
 _TAKE_OUT = Statement(f"""
     UPDATE $history_entries SET usage_folded = {TAKEN_OUT}
     WHERE namespace = :namespace AND session_id = :owner AND seq = :seq""")
+
+# The rows that other sessions of the family have of an entry. The family comes first: an id may be any caller's "1".
+_FAMILY = """
+    WITH family AS (
+        SELECT o.root_session_id AS root_id FROM $sessions AS o
+        WHERE o.namespace = :namespace AND o.session_id = :session_id),
+    others AS (
+        SELECT f.root_id AS session_id FROM family AS f WHERE f.root_id <> :session_id
+        UNION ALL
+        SELECT s.session_id FROM family AS f JOIN $sessions AS s ON s.root_session_id = f.root_id
+        WHERE s.namespace = :namespace AND s.root_session_id <> s.session_id AND s.session_id <> :session_id)
+"""
+_COPIES = f"""{_FAMILY}
+    SELECT NULL, {entry_rows.COLUMNS}, h.usage_folded, h.session_id FROM others AS o CROSS JOIN $history_entries AS h
+    WHERE h.namespace = :namespace AND h.session_id = o.session_id AND h.entry_id = :entry_id
+        AND h.created_at = $time(:created_at) AND h.usage_folded < {TAKEN_OUT}"""
+# Who prices entries later waits for no family.
+_OTHER_ROWS = Statement(postgresql=f"{_COPIES} FOR NO KEY UPDATE OF h", sqlite=_COPIES)
 
 _SHIFT_TURNS = Statement("""
     UPDATE $history_entries SET turn = turn + :turns
@@ -113,6 +135,10 @@ def find(link: Link, session_id: str, by: str, key: Any) -> Found | None:
     row = link.one(_FIND[by], session_id=session_id, **{by: key})
     if row is None:
         return None
+    return _found(link, session_id, row)
+
+
+def _found(link: Link, session_id: str, row: Row) -> Found:
     *columns, folded, owner = row
     (entry,) = entry_rows.from_rows(link, session_id, [tuple(columns)])
     return Found(entry, folded, owner)
@@ -151,27 +177,61 @@ def change(link: Link, session_id: str, found: Found, columns: Params, *, turns:
     place: Params = {"session_id": session_id, "from_seq": seq, "to_seq": last_seq if turns else seq}
     shared = link.one(_SHARED, **place) is not None
     counted = shared or found.folded > 0 or found.owner != session_id
-    uncounts = counted and _counts_differently(found, columns, turns)
-    takes_out = uncounts and found.folded != TAKEN_OUT
+    differs = turns != 0 or counts_differently(found, columns)
+    takes_out = counted and differs and found.folded != TAKEN_OUT
+    cost_usd = _take_out(link, session_id, found, shared=shared) if differs else None
     if shared:
-        if takes_out:
-            ledger.fold(link, found.owner, seq, seq)
-            link.run(_TAKE_OUT, owner=found.owner, seq=seq)
         _copy(link, place, count=seq if takes_out else None)
     if takes_out:
+        if cost_usd != found.entry.cost_usd:
+            _update(link, session_id, seq, {"cost_usd": cost_usd})
         ledger.unfold(link, session_id, seq)
     if turns:
         link.run(_SHIFT_TURNS, session_id=session_id, seq=seq, turns=turns)
         link.run(_SHIFT_LAST_TURN, session_id=session_id, turns=turns)
-    folded = {"usage_folded": 0} if uncounts else {}
-    rows = link.all(
-        _in_place(tuple(columns | folded)),
-        session_id=session_id,
-        seq=seq,
-        **{f"new_{name}": value for name, value in (columns | folded).items()},
-    )
+    changed = _update(link, session_id, seq, columns | ({"usage_folded": 0} if counted and differs else {}))
     session_rows.mark_active(link, session_id)
-    return entry_rows.from_rows(link, session_id, rows)[0]
+    return changed
+
+
+def _take_out(link: Link, session_id: str, found: Found, *, shared: bool) -> Decimal | None:
+    """See to it that what an entry used is in the ledger, and marked in the rows of others: it is to be taken away.
+
+    A row of the session's own that nobody shares, and that is not in the ledger, stays as it is: it is what counts.
+
+    Returns:
+        What it cost. A price that was applied later may be in one of its rows alone.
+    """
+    if found.folded == TAKEN_OUT:
+        return None
+    cost_usd = found.entry.cost_usd
+    marked = {found.owner: found.entry.seq} if shared else {}
+    counting = {} if found.folded else dict(marked)
+    for other in _others(link, session_id, found):
+        if other.folded == 0 and found.folded == 1:
+            counting[other.owner] = other.entry.seq
+        elif other.folded == 0 and other.owner != found.owner:
+            continue  # Counted for itself, as this one is.
+        marked[other.owner] = other.entry.seq
+        cost_usd = other.entry.cost_usd if cost_usd is None else cost_usd
+    for owner, seq in counting.items():
+        ledger.fold(link, owner, seq, seq)
+    link.many(_TAKE_OUT, [{"owner": owner, "seq": seq} for owner, seq in marked.items()])
+    return cost_usd
+
+
+def _others(link: Link, session_id: str, found: Found) -> list[Found]:
+    """The rows that other sessions have of the same entry that say the same of what it used, unless it is taken out."""
+    entry = found.entry
+    params = {"entry_id": entry.entry_id, "created_at": entry.created_at}
+    rows = [_found(link, session_id, row) for row in link.all(_OTHER_ROWS, session_id=session_id, **params)]
+    mine = figures(entry)
+    return [row for row in rows if _used_the_same(mine, figures(row.entry))]
+
+
+def _used_the_same(mine: Params, others: Params) -> bool:
+    priced_later = mine["cost_usd"] is None or others["cost_usd"] is None
+    return all(_same(mine[name], others[name]) for name in USED if name != "cost_usd" or not priced_later)
 
 
 def _copy(link: Link, place: Params, *, count: int | None) -> None:
@@ -188,14 +248,20 @@ def _copy(link: Link, place: Params, *, count: int | None) -> None:
     link.many(_INSERT, rows, session_id=place["session_id"])
 
 
-def _counts_differently(found: Found, columns: Mapping[str, Any], turns: int) -> bool:
-    """Whether the reports have to say something else of a row that is counted already."""
+def counts_differently(found: Found, columns: Mapping[str, Any], names: Iterable[str] = _COUNTED) -> bool:
+    """Whether the reports have to say something else of a row that is counted already, as far as *names* go."""
     old = figures(found.entry)
     new = old | {name: columns[name] for name in _COUNTED if name in columns}
-    if not turns and all(_same(old[name], new[name]) for name in _COUNTED):
+    if all(_same(old[name], new[name]) for name in names):
         return False
     # Of a row of another's the other says what it used; a copy that does not say takes nothing of that away.
     return found.owner == found.entry.session_id or _reports_usage(new) or not _reports_usage(old)
+
+
+def counted_columns(entry: PreparedEntry) -> Params:
+    """What an entry that is to be stored says of what is counted. Its time stays unless it gives one."""
+    names = (name for name in _COUNTED if name != "created_at" or name in entry.columns)
+    return {name: entry.columns.get(name) for name in names}
 
 
 def figures(entry: Entry) -> Params:
@@ -215,7 +281,13 @@ def _number(value: Any) -> Any:
 
 
 def _reports_usage(columns: Mapping[str, Any]) -> bool:
-    return any(columns[name] is not None for name in (*schema.TOKEN_COLUMNS, "cost_usd"))
+    return any(columns[name] is not None for name in USED)
+
+
+def _update(link: Link, session_id: str, seq: int, columns: Params) -> Entry:
+    given = {f"new_{name}": value for name, value in columns.items()}
+    rows = link.all(_in_place(tuple(columns)), session_id=session_id, seq=seq, **given)
+    return entry_rows.from_rows(link, session_id, rows)[0]
 
 
 def _assignments(columns: tuple[str, ...], *, casts: bool) -> str:
@@ -234,7 +306,7 @@ def _at_once(columns: tuple[str, ...], by: str, conditions: tuple[str, ...]) -> 
         WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live $lock),
     own AS MATERIALIZED (
         SELECT s.session_id AS id FROM $sessions AS s JOIN held ON held.version = CAST(s.xmin AS text)
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND NOT {unshared.SHARES}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND NOT {unshared.HAS_FAMILY}
             AND EXISTS (SELECT 1 FROM $history_entries AS h WHERE {row})),
     active AS (
         UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM own

@@ -20,6 +20,11 @@ SHARES = """(EXISTS (SELECT 1 FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.session_id = s.session_id))"""
 """Session `s` sees rows of others, or others see its rows."""
 
+HAS_FAMILY = """(s.root_session_id <> s.session_id
+        OR EXISTS (SELECT 1 FROM $sessions AS f WHERE f.namespace = :namespace
+            AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id))"""
+"""Session `s` is a fork, or has forks: others may have rows of the same entries, shared or copied."""
+
 _RANGE = "h.session_id = :session_id AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)"
 
 
