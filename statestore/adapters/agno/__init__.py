@@ -7,36 +7,17 @@ is open, or a `statestore.LazyStore`. The other parts of agno's databases, such 
 and raise `NotImplementedError`; agno itself asks for them only if they are switched on.
 """
 
-from collections.abc import Callable
 from datetime import timedelta
-from functools import wraps
-from typing import Any
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
-from statestore import LazyStore, StoreLike
+from statestore import StoreLike
 from statestore.adapters.agno import runs, sessions
 from statestore.adapters.agno.rest import NotHere
-from statestore.adapters.flows import Flow, arun, run
+from statestore.adapters.flows import awaited, called
 
 
-def _called(flow: Callable[..., Flow[Any]]) -> Any:
-    @wraps(flow)
-    def method(self: "StatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return run(self._store.sync(), flow(self._sessions, *args, **kwargs))
-
-    return method
-
-
-def _awaited(flow: Callable[..., Flow[Any]]) -> Any:
-    @wraps(flow)
-    async def method(self: "AsyncStatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return await arun(await self._store.here(), flow(self._sessions, *args, **kwargs))
-
-    return method
-
-
-class StatestoreDb(NotHere, BaseDb):
+class StatestoreDb(NotHere, sessions.Sessions, BaseDb):
     """A database for `Agent(db=…)`, `Team` and `Workflow`: a session is a session, and each run an entry of it."""
 
     def __init__(self, store: StoreLike = None, *, id: str | None = None, ttl: timedelta | None = None) -> None:
@@ -47,9 +28,8 @@ class StatestoreDb(NotHere, BaseDb):
             id: The id of the database, as agno has it.
             ttl: How long after its last use a new session expires; by default what the store says.
         """
-        super().__init__(id=id)
-        self._store = LazyStore.of(store)
-        self._sessions = sessions.Sessions(ttl)
+        BaseDb.__init__(self, id=id)
+        sessions.Sessions.__init__(self, store, ttl)
 
     def close(self) -> None:
         """Close what was opened here. A store that it was given stays open."""
@@ -59,32 +39,31 @@ class StatestoreDb(NotHere, BaseDb):
         """True for sessions and runs, whose tables are the store's."""
         return table_name in (self.session_table_name, self.runs_table_name)
 
-    get_session = _called(sessions.get_session)
-    get_sessions = _called(sessions.get_sessions)
-    upsert_session = _called(sessions.upsert_session)
-    upsert_sessions = _called(sessions.upsert_sessions)
-    rename_session = _called(sessions.rename_session)
-    reassign_session_owner = _called(sessions.reassign_session_owner)
-    delete_session = _called(sessions.delete_session)
-    delete_sessions = _called(sessions.delete_sessions)
-    get_run = _called(runs.get_run)
-    get_runs = _called(runs.get_runs)
-    upsert_run = _called(runs.upsert_run)
-    cancel_pending_run = _called(runs.cancel_pending_run)
-    delete_run = _called(runs.delete_run)
-    delete_runs = _called(runs.delete_runs)
+    get_session = called(sessions.get_session)
+    get_sessions = called(sessions.get_sessions)
+    upsert_session = called(sessions.upsert_session)
+    upsert_sessions = called(sessions.upsert_sessions)
+    rename_session = called(sessions.rename_session)
+    reassign_session_owner = called(sessions.reassign_session_owner)
+    delete_session = called(sessions.delete_session)
+    delete_sessions = called(sessions.delete_sessions)
+    get_run = called(runs.get_run)
+    get_runs = called(runs.get_runs)
+    upsert_run = called(runs.upsert_run)
+    cancel_pending_run = called(runs.cancel_pending_run)
+    delete_run = called(runs.delete_run)
+    delete_runs = called(runs.delete_runs)
 
 
-class AsyncStatestoreDb(NotHere, AsyncBaseDb):
+class AsyncStatestoreDb(NotHere, sessions.Sessions, AsyncBaseDb):
     """As `StatestoreDb`, awaited."""
 
     def __init__(self, store: StoreLike = None, *, id: str | None = None, ttl: timedelta | None = None) -> None:
         """As `StatestoreDb`."""
-        super().__init__(id=id)
-        self._store = LazyStore.of(store)
-        self._sessions = sessions.Sessions(ttl)
+        AsyncBaseDb.__init__(self, id=id)
+        sessions.Sessions.__init__(self, store, ttl)
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # type: ignore[override]
         """As `StatestoreDb.close`."""
         await self._store.aclose()
 
@@ -92,20 +71,20 @@ class AsyncStatestoreDb(NotHere, AsyncBaseDb):
         """As `StatestoreDb.table_exists`."""
         return table_name in (self.session_table_name, self.runs_table_name)
 
-    get_session = _awaited(sessions.get_session)
-    get_sessions = _awaited(sessions.get_sessions)
-    upsert_session = _awaited(sessions.upsert_session)
-    upsert_sessions = _awaited(sessions.upsert_sessions)
-    rename_session = _awaited(sessions.rename_session)
-    reassign_session_owner = _awaited(sessions.reassign_session_owner)
-    delete_session = _awaited(sessions.delete_session)
-    delete_sessions = _awaited(sessions.delete_sessions)
-    get_run = _awaited(runs.get_run)
-    get_runs = _awaited(runs.get_runs)
-    upsert_run = _awaited(runs.upsert_run)
-    cancel_pending_run = _awaited(runs.cancel_pending_run)
-    delete_run = _awaited(runs.delete_run)
-    delete_runs = _awaited(runs.delete_runs)
+    get_session = awaited(sessions.get_session)
+    get_sessions = awaited(sessions.get_sessions)
+    upsert_session = awaited(sessions.upsert_session)
+    upsert_sessions = awaited(sessions.upsert_sessions)
+    rename_session = awaited(sessions.rename_session)
+    reassign_session_owner = awaited(sessions.reassign_session_owner)
+    delete_session = awaited(sessions.delete_session)
+    delete_sessions = awaited(sessions.delete_sessions)
+    get_run = awaited(runs.get_run)
+    get_runs = awaited(runs.get_runs)
+    upsert_run = awaited(runs.upsert_run)
+    cancel_pending_run = awaited(runs.cancel_pending_run)
+    delete_run = awaited(runs.delete_run)
+    delete_runs = awaited(runs.delete_runs)
 
 
 __all__ = ["AsyncStatestoreDb", "StatestoreDb"]

@@ -12,9 +12,9 @@ from agno.db.base import SessionType
 from agno.db.utils import deserialize_history_run, deserialize_session, json_serializer, validate_pagination
 from agno.session import Session, TeamSession, WorkflowSession
 
-from statestore import ConflictError, SessionExistsError, SessionNotFoundError
+from statestore import ConflictError, LazyStore, SessionExistsError, SessionNotFoundError, StoreLike
 from statestore import Session as StoredSession
-from statestore.adapters.flows import Flow, store
+from statestore.adapters.flows import Flow, OnStore, store
 from statestore.adapters.layouts.agno import AGNO, CONTEXT, DATA, KINDS, metadata_of, name_of
 
 ACTIVE = frozenset({"PENDING", "RUNNING", "PAUSED"})
@@ -23,10 +23,11 @@ MOST = 10_000
 _RACED = (ConflictError, SessionExistsError, SessionNotFoundError)
 
 
-class Sessions:
+class Sessions(OnStore):
     """What the flows of all operations know: how sessions are made, and the runs of those that were read last."""
 
-    def __init__(self, ttl: timedelta | None) -> None:
+    def __init__(self, store: StoreLike, ttl: timedelta | None) -> None:
+        self._store = LazyStore.of(store)
         self.ttl = ttl
         self._read: OrderedDict[str, dict[str, tuple[Any, Any]]] = OrderedDict()
         self._written: OrderedDict[tuple[str, str], None] = OrderedDict()
