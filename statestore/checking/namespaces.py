@@ -51,7 +51,7 @@ def chosen(value: Any, argument: str = "namespaces") -> Chosen | None:
         raise InvalidValueError(argument, f"{problem}, not {type(value).__name__}")
     given = [(argument, value)] if isinstance(value, str) else [(f"{argument}[{i}]", v) for i, v in enumerate(value)]
     if not given:
-        raise InvalidValueError(argument, "must name at least one namespace; leave it out for the store's own")
+        raise InvalidValueError(argument, "is empty; name at least one namespace, or a prefix such as 'acme/*'")
     names: dict[str, None] = {}
     prefixes: dict[str, None] = {}
     for where, one in given:

@@ -87,6 +87,8 @@ class Namespaces(Operations):
 
 def _to_drop(name: str | None, namespaces: Any) -> Chosen:
     several = chosen(namespaces)
+    if several is None and name is None:
+        raise InvalidValueError("name", "is missing; name the namespace to delete, or several of them by namespaces=")
     if several is None:
         return Chosen(names=(checks.key(name, "name"),))
     if name is not None:

@@ -185,6 +185,16 @@ def test_the_name_has_to_be_one(store: Store, content: Content, name: Any) -> No
     assert content.snapshot() == before
 
 
+def test_without_any_name_it_says_how_to_give_one(store: Store, content: Content) -> None:
+    fill(store)
+    before = content.snapshot()
+    with pytest.raises(InvalidValueError, match=r"^name: is missing.*namespaces="):
+        store.drop_namespace()
+    with pytest.raises(InvalidValueError, match=r"^namespaces: is empty; name at least one"):
+        store.drop_namespace(namespaces=[])
+    assert content.snapshot() == before
+
+
 def test_all_namespaces_are_swept_each_by_its_own_retention(
     open_store: Callable[..., Store], clock: MovableClock, content: Content
 ) -> None:
