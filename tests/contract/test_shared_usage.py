@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -175,3 +176,34 @@ def test_a_plain_message_of_another_turn_keeps_what_it_used(store: Store) -> Non
     [first, second] = store.history.read("s")
     assert (first.turn, second) == (0, replace(before, turn=0))
     assert total(store) == 7
+
+
+@pytest.mark.parametrize(
+    ("how", "changed"), [("replace", "entry_id"), ("save", "created_at"), ("save", "response_model")]
+)
+def test_an_entry_that_becomes_another_counts_beside_its_copies(store: Store, how: str, changed: str) -> None:
+    said = NewEntry("x", entry_id="a", usage=used(1000), response_model="m")
+    [entry] = store.history.append("s", [said], create=True)
+    store.sessions.fork("s", "fork")
+    store.history.annotate("fork", 1, {"rated": True})
+    other = {"entry_id": "b", "created_at": entry.created_at - timedelta(days=1), "response_model": "n"}[changed]
+    if how == "replace":
+        store.history.replace("s", 1, replace(said, **{changed: other}))
+    else:
+        loaded = store.sessions.load("s")
+        loaded.entries = [replace(entry, **{changed: other})]
+        store.sessions.save(loaded)
+    assert total(store) == 1000
+    store.history.set_usage("fork", 1, used(20))
+    assert total(store) == 1020
+    store.history.set_usage("s", 1, used(7))
+    assert total(store) == 27
+    assert all(line.input_tokens > 0 for line in store.usage.by_model())
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_fork_that_does_not_say_what_its_entry_used_takes_nothing_away(store: Store, role: str) -> None:
+    store.history.append("s", [NewEntry("x", role="assistant", usage=used(1000))], create=True)
+    store.sessions.fork("s", "fork")
+    store.history.replace("fork", 1, NewEntry("redacted", role=role))
+    assert total(store) == 1000

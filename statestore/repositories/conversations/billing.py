@@ -1,7 +1,7 @@
 """What an entry used is counted once, too, when a save stores the entry anew.
 
 Its new row counts in place of the old one if that was the session's own and not in the usage ledger, and else is marked
-as the old one was. If it names other tokens or another cost than the old one, that is changed first, as by `set_usage`.
+as the old one was. If it says something else that is counted, that is changed first, as by `set_usage`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def prepare(link: Link, session: Session, restored: Sequence[tuple[Entry, Prepar
     changed = {}
     for (stored, _), entry in zip(restored, priced, strict=True):
         columns = entry_edits.counted_columns(entry)
-        if entry_edits.counts_differently(found[stored.seq], columns, entry_edits.USED):
+        if entry_edits.counts_differently(found[stored.seq], columns):
             changed[stored.seq] = columns
     counting = {seq for seq, row in found.items() if row.folded == 0 and row.owner == session_id}
     if changed.keys() <= counting and link.one(_HAS_FAMILY, session_id=session_id) is None:

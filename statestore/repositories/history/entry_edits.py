@@ -177,7 +177,7 @@ def change(link: Link, session_id: str, found: Found, columns: Params, *, turns:
     place: Params = {"session_id": session_id, "from_seq": seq, "to_seq": last_seq if turns else seq}
     shared = link.one(_SHARED, **place) is not None
     counted = shared or found.folded > 0 or found.owner != session_id
-    differs = turns != 0 or counts_differently(found, columns)
+    differs = counts_differently(found, columns)
     takes_out = counted and differs and found.folded != TAKEN_OUT
     cost_usd = _take_out(link, session_id, found, shared=shared) if differs else None
     if shared:
@@ -248,11 +248,15 @@ def _copy(link: Link, place: Params, *, count: int | None) -> None:
     link.many(_INSERT, rows, session_id=place["session_id"])
 
 
-def counts_differently(found: Found, columns: Mapping[str, Any], names: Iterable[str] = _COUNTED) -> bool:
-    """Whether the reports have to say something else of a row that is counted already, as far as *names* go."""
+def counts_differently(found: Found, columns: Mapping[str, Any]) -> bool:
+    """Whether the reports have to say something else of a row that is counted already, or it loses its copies.
+
+    They are known by the entry's id: with another one it counts for itself, and not for them any more.
+    """
     old = figures(found.entry)
     new = old | {name: columns[name] for name in _COUNTED if name in columns}
-    if all(_same(old[name], new[name]) for name in names):
+    keeps_id = columns.get("entry_id", found.entry.entry_id) == found.entry.entry_id
+    if keeps_id and all(_same(old[name], new[name]) for name in _COUNTED):
         return False
     # Of a row of another's the other says what it used; a copy that does not say takes nothing of that away.
     return found.owner == found.entry.session_id or _reports_usage(new) or not _reports_usage(old)
