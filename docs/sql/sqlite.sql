@@ -1789,8 +1789,9 @@ WITH family AS (
 others AS (
     SELECT f.root_id AS session_id FROM family AS f WHERE f.root_id <> :session_id
     UNION ALL
-    SELECT s.session_id FROM family AS f JOIN sessions AS s ON s.root_session_id = f.root_id
-    WHERE s.namespace = :namespace AND s.root_session_id <> s.session_id AND s.session_id <> :session_id)
+    SELECT s.session_id FROM family AS f CROSS JOIN sessions AS s
+    WHERE s.namespace = :namespace AND s.root_session_id = f.root_id AND s.root_session_id <> s.session_id
+        AND s.session_id <> :session_id)
 SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from statestore import StateStore
 from statestore.engine.sql import Dialect, DialectName
-from statestore.repositories.history import appending
+from statestore.repositories.history import appending, entry_edits
 from tests.statements.collecting import collect
 from tests.statements.pages import readable
 
@@ -70,3 +70,17 @@ def test_ids_are_looked_up_by_their_index_in_a_table_that_was_never_analyzed(pos
         plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN EXECUTE append ({nulls})".encode()))
     used = re.findall(r"using (\w+) on history_entries", plan)
     assert used == ["uq_history_entries_entry_id"], plan
+
+
+def test_sqlite_finds_a_family_by_its_index_in_a_database_that_was_never_analyzed(sqlite_url: str) -> None:
+    """Whoever says what an entry used asks for the family: not all sessions of the namespace are looked at for it."""
+    sql = entry_edits._OTHER_ROWS.render(Dialect("sqlite"))
+    assert sql is not None
+    connection = sqlite3.connect(str(make_url(sqlite_url).database))
+    try:
+        plan = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {readable(sql)}", Unset())]
+    finally:
+        connection.close()
+    assert [step for step in plan if re.match("(SEARCH|SCAN) s ", step)] == [
+        "SEARCH s USING INDEX ix_sessions_root_session_id_namespace (root_session_id=? AND namespace=?)"
+    ]

@@ -104,8 +104,9 @@ _FAMILY = """
     others AS (
         SELECT f.root_id AS session_id FROM family AS f WHERE f.root_id <> :session_id
         UNION ALL
-        SELECT s.session_id FROM family AS f JOIN $sessions AS s ON s.root_session_id = f.root_id
-        WHERE s.namespace = :namespace AND s.root_session_id <> s.session_id AND s.session_id <> :session_id)
+        SELECT s.session_id FROM family AS f CROSS JOIN $sessions AS s
+        WHERE s.namespace = :namespace AND s.root_session_id = f.root_id AND s.root_session_id <> s.session_id
+            AND s.session_id <> :session_id)
 """
 _COPIES = f"""{_FAMILY}
     SELECT NULL, {entry_rows.COLUMNS}, h.usage_folded, h.session_id FROM others AS o CROSS JOIN $history_entries AS h
