@@ -1103,13 +1103,18 @@ JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.sessio
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.seq = ANY (%(seqs)s);
 
--- conversations/billing.py: _HAS_FAMILY
+-- conversations/billing.py: _COUNT_ANEW
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
-SELECT 1 FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND (s.root_session_id <> s.session_id
+--
+-- Of a session that neither is a fork nor has any. Nobody else has a row of its entries: nothing is to be compared then.
+UPDATE "statestore".history_entries SET usage_folded = 1
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = ANY (%(seqs)s) AND usage_folded = 0
+    AND EXISTS (SELECT 1 FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND NOT (s.root_session_id <> s.session_id
     OR EXISTS (SELECT 1 FROM "statestore".sessions AS f WHERE f.namespace = %(namespace)s
-        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id));
+        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id)))
+RETURNING seq;
 
 -- conversations/billing.py: _DO_NOT_BILL
 -- Serves sessions.save.

@@ -450,13 +450,19 @@ JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owne
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.seq IN (SELECT value FROM json_each(:seqs));
 
--- conversations/billing.py: _HAS_FAMILY
+-- conversations/billing.py: _COUNT_ANEW
 -- Serves sessions.save.
 -- Run by ConversationsRepository.save.
-SELECT 1 FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.root_session_id <> s.session_id
+--
+-- Of a session that neither is a fork nor has any. Nobody else has a row of its entries: nothing is to be compared then.
+UPDATE history_entries SET usage_folded = 1
+WHERE namespace = :namespace AND session_id = :session_id AND seq IN (SELECT value FROM json_each(:seqs))
+    AND usage_folded = 0
+    AND EXISTS (SELECT 1 FROM sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND NOT (s.root_session_id <> s.session_id
     OR EXISTS (SELECT 1 FROM sessions AS f WHERE f.namespace = :namespace
-        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id));
+        AND f.root_session_id = s.session_id AND f.root_session_id <> f.session_id)))
+RETURNING seq;
 
 -- conversations/billing.py: _DO_NOT_BILL
 -- Serves sessions.save.

@@ -22,9 +22,13 @@ _ROWS = Statement("""
     JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.seq $in(:seqs)""")
-_HAS_FAMILY = Statement(f"""
-    SELECT 1 FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {unshared.HAS_FAMILY}""")
+# Of a session that neither is a fork nor has any. Nobody else has a row of its entries: nothing is to be compared then.
+_COUNT_ANEW = Statement(f"""
+    UPDATE $history_entries SET usage_folded = 1
+    WHERE namespace = :namespace AND session_id = :session_id AND seq $in(:seqs) AND usage_folded = 0
+        AND EXISTS (SELECT 1 FROM $sessions AS s
+            WHERE s.namespace = :namespace AND s.session_id = :session_id AND NOT {unshared.HAS_FAMILY})
+    RETURNING seq""")
 _DO_NOT_BILL = Statement("""
     UPDATE $history_entries SET usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq $in(:seqs)""")
@@ -46,6 +50,11 @@ def prepare(link: Link, session: Session, restored: Sequence[tuple[Entry, Prepar
     """
     session_id = session.session_id
     seqs = [stored.seq for stored, _ in restored]
+    alone = {seq for (seq,) in link.all(_COUNT_ANEW, session_id=session_id, seqs=seqs)}
+    restored = [one for one in restored if one[0].seq not in alone]
+    if not restored:
+        return {}
+    seqs = [stored.seq for stored, _ in restored]
     rows = {seq: (folded, owner) for seq, folded, owner in link.all(_ROWS, session_id=session_id, seqs=seqs)}
     found = {stored.seq: Found(stored, *rows[stored.seq]) for stored, _ in restored}
     priced, _ = entry_rows.price(link, [entry for _, entry in restored])
@@ -55,8 +64,6 @@ def prepare(link: Link, session: Session, restored: Sequence[tuple[Entry, Prepar
         if entry_edits.counts_differently(found[stored.seq], columns):
             changed[stored.seq] = columns
     counting = {seq for seq, row in found.items() if row.folded == 0 and row.owner == session_id}
-    if changed.keys() <= counting and link.one(_HAS_FAMILY, session_id=session_id) is None:
-        changed.clear()  # Nobody else has a row of these entries.
     for seq, columns in changed.items():
         entry_edits.change(link, session_id, found[seq], columns, turns=0, last_seq=session.next_seq - 1)
         counting.add(seq)
