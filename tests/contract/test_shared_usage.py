@@ -207,3 +207,16 @@ def test_a_fork_that_does_not_say_what_its_entry_used_takes_nothing_away(store: 
     store.sessions.fork("s", "fork")
     store.history.replace("fork", 1, NewEntry("redacted", role=role))
     assert total(store) == 1000
+
+
+def test_the_same_said_by_two_sessions_is_taken_away_once_by_a_copy(store: Store) -> None:
+    store.history.append("s", [NewEntry("x", usage=used(1000))], create=True)
+    store.sessions.fork("s", "fork")
+    for name in ("s", "fork"):
+        store.history.set_usage(name, 1, used(7))
+    store.sessions.fork("fork", "copy")
+    store.history.annotate("copy", 1, {"rated": True})
+    assert total(store) == 14
+    for n, name in enumerate(("copy", "s", "fork")):
+        store.history.set_usage(name, 1, used(10**n))
+    assert total(store) == 111

@@ -210,6 +210,8 @@ def _take_out(link: Link, session_id: str, found: Found, *, shared: bool) -> Dec
     counting = {} if found.folded else dict(marked)
     for other in _others(link, session_id, found):
         if other.folded == 0 and found.folded == 1:
+            if counting:
+                continue  # That is counted a second time, as it was said a second time.
             counting[other.owner] = other.entry.seq
         elif other.folded == 0 and other.owner != found.owner:
             continue  # Counted for itself, as this one is.
