@@ -220,3 +220,33 @@ def test_the_same_said_by_two_sessions_is_taken_away_once_by_a_copy(store: Store
     for n, name in enumerate(("copy", "s", "fork")):
         store.history.set_usage(name, 1, used(10**n))
     assert total(store) == 111
+
+
+@pytest.mark.parametrize("how", ["replace", "save"])
+@pytest.mark.parametrize("annotated", [False, True], ids=["shared", "copied"])
+def test_a_fork_that_no_longer_says_what_was_used_takes_nothing_away(store: Store, annotated: bool, how: str) -> None:
+    store.history.append("s", [NewEntry("x", role="assistant", usage=used(100))], create=True)
+    store.sessions.fork("s", "fork")
+    if annotated:
+        store.history.annotate("fork", 1, {"rated": True})
+    if how == "replace":
+        store.history.replace("fork", 1, NewEntry("redacted", role="assistant"))
+    else:
+        loaded = store.sessions.load("fork")
+        loaded.entries[0] = replace(loaded.entries[0], usage=Usage())
+        store.sessions.save(loaded)
+    assert total(store) == 100
+    store.history.set_usage("fork", 1, used(7))
+    assert total(store) == 107
+    store.history.set_usage("s", 1, used(20))
+    assert total(store) == 27
+
+
+def test_what_was_taken_out_comes_back_only_with_other_figures(store: Store) -> None:
+    store.history.append("s", [NewEntry("x", role="assistant", usage=used(100))], create=True)
+    store.sessions.fork("s", "fork")
+    store.history.set_usage("fork", 1, used(7))
+    store.history.replace("s", 1, NewEntry("y", role="user", usage=used(100)))
+    assert total(store) == 7
+    store.history.set_usage("s", 1, used(50))
+    assert total(store) == 57

@@ -195,8 +195,9 @@ class Ledger(RuleBasedStateMachine):
         ]
         same = all(getattr(before, name) == getattr(after, name) for name in FIGURES)
         silent = not owns and reports_usage(before) and not reports_usage(after)
-        if taken_out and not same and not silent:
-            self.expected.add([after])
+        if taken_out:
+            if not silent and (before.usage, before.cost_usd) != (after.usage, after.cost_usd):
+                self.expected.add([after])
         elif not counted or not (same or silent):
             self.expected.exchange(before, after)
 
@@ -223,8 +224,16 @@ class Ledger(RuleBasedStateMachine):
             " AND from_seq <= :seq AND to_seq >= :seq",
             **place,
         )
+        copies = self.content.query(
+            "SELECT usage_folded FROM history_entries WHERE namespace = :namespace AND session_id <> :session_id"
+            " AND entry_id = :entry_id AND usage_folded < 2",
+            **place,
+            entry_id=entry.entry_id,
+        )
         [row] = own or others
-        return bool(not own or row["usage_folded"] or seen), bool(own), row["usage_folded"] == TAKEN_OUT
+        forked_at = self.store.sessions.get(entry.session_id).forked_at_seq or 0
+        owns = bool(own) and not (row["usage_folded"] == 1 and entry.seq <= forked_at and copies)
+        return bool(not own or row["usage_folded"] or seen), owns, row["usage_folded"] == TAKEN_OUT
 
     @rule(user=st.sampled_from(["ada", "bob"]))
     def erase(self, user: str) -> None:

@@ -54,21 +54,26 @@ def prepare(link: Link, session: Session, restored: Sequence[tuple[Entry, Prepar
     restored = [one for one in restored if one[0].seq not in alone]
     if not restored:
         return {}
-    seqs = [stored.seq for stored, _ in restored]
-    rows = {seq: (folded, owner) for seq, folded, owner in link.all(_ROWS, session_id=session_id, seqs=seqs)}
-    found = {stored.seq: Found(stored, *rows[stored.seq]) for stored, _ in restored}
+    old = [stored for stored, _ in restored]
+    found = _find(link, session_id, old)
     priced, _ = entry_rows.price(link, [entry for _, entry in restored])
-    changed = {}
-    for (stored, _), entry in zip(restored, priced, strict=True):
+    changed = False
+    for stored, entry in zip(old, priced, strict=True):
         columns = entry_edits.counted_columns(entry)
         if entry_edits.counts_differently(found[stored.seq], columns):
-            changed[stored.seq] = columns
+            entry_edits.change(link, session, found[stored.seq], columns)
+            changed = True
+    if changed:
+        found = _find(link, session_id, old)
     counting = {seq for seq, row in found.items() if row.folded == 0 and row.owner == session_id}
-    for seq, columns in changed.items():
-        entry_edits.change(link, session_id, found[seq], columns, turns=0, last_seq=session.next_seq - 1)
-        counting.add(seq)
     link.run(_DO_NOT_BILL, session_id=session_id, seqs=sorted(counting))
     return {row.entry.entry_id: max(row.folded, 1) for seq, row in found.items() if seq not in counting}
+
+
+def _find(link: Link, session_id: str, entries: Sequence[Entry]) -> dict[int, Found]:
+    seqs = [entry.seq for entry in entries]
+    rows = {seq: (folded, owner) for seq, folded, owner in link.all(_ROWS, session_id=session_id, seqs=seqs)}
+    return {entry.seq: Found(entry, *rows[entry.seq]) for entry in entries}
 
 
 def mark(link: Link, session_id: str, stored: Sequence[tuple[int, PreparedEntry]], marks: Mapping[str, int]) -> None:

@@ -272,9 +272,7 @@ class EditingRepository(Repository):
         return self._change(session, found, columns, turns=turns)
 
     def _change(self, session: Session, found: Found, columns: Params, *, turns: int = 0) -> Entry:
-        return entry_edits.change(
-            self._link, session.session_id, found, columns, turns=turns, last_seq=session.next_seq - 1
-        )
+        return entry_edits.change(self._link, session, found, columns, turns=turns)
 
 
 _KEPT = ("entry_id", "turn", "created_at")

@@ -23,6 +23,7 @@ from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import segments, session_rows, unshared
 from statestore.repositories.usage import ledger
 from statestore.values.history import Entry
+from statestore.values.sessions import Session
 
 _OWN = "h.namespace = :namespace AND h.session_id = :session_id"
 _AT = {"seq": "h.seq = :seq", "entry_id": "h.entry_id = :entry_id"}
@@ -163,24 +164,27 @@ def change_at_once(
     return entry_rows.from_rows(link, session_id, rows)[0] if rows else None
 
 
-def change(link: Link, session_id: str, found: Found, columns: Params, *, turns: int, last_seq: int) -> Entry:
+def change(link: Link, session: Session, found: Found, columns: Params, *, turns: int = 0) -> Entry:
     """Change a row of what the session sees, in a transaction that holds the locks for a release.
 
     Args:
         link: The connection.
-        session_id: The session.
+        session: The session, which is locked.
         found: What is there.
         columns: What becomes of it.
         turns: How many turns more begin at it: 1, 0 or -1.
-        last_seq: The last position of the session.
     """
-    seq = found.entry.seq
-    place: Params = {"session_id": session_id, "from_seq": seq, "to_seq": last_seq if turns else seq}
+    session_id, seq = session.session_id, found.entry.seq
+    place: Params = {"session_id": session_id, "from_seq": seq, "to_seq": session.next_seq - 1 if turns else seq}
     shared = link.one(_SHARED, **place) is not None
     counted = shared or found.folded > 0 or found.owner != session_id
     differs = counts_differently(found, columns)
+    others = _others(link, session_id, found) if differs and found.folded != TAKEN_OUT else []
+    inherited = session.forked_at_seq is not None and seq <= session.forked_at_seq
+    if found.folded == 1 and inherited and others and _is_silent(found, columns):
+        differs = False  # A fork's copy: for those who still say what the entry used, it stays counted.
     takes_out = counted and differs and found.folded != TAKEN_OUT
-    cost_usd = _take_out(link, session_id, found, shared=shared) if differs else None
+    cost_usd = _take_out(link, found, others, shared=shared) if differs and found.folded != TAKEN_OUT else None
     if shared:
         _copy(link, place, count=seq if takes_out else None)
     if takes_out:
@@ -195,20 +199,18 @@ def change(link: Link, session_id: str, found: Found, columns: Params, *, turns:
     return changed
 
 
-def _take_out(link: Link, session_id: str, found: Found, *, shared: bool) -> Decimal | None:
-    """See to it that what an entry used is in the ledger, and marked in the rows of others: it is to be taken away.
+def _take_out(link: Link, found: Found, others: Iterable[Found], *, shared: bool) -> Decimal | None:
+    """See to it that what an entry used is in the ledger, and marked in the rows of *others*: it is to be taken away.
 
     A row of the session's own that nobody shares, and that is not in the ledger, stays as it is: it is what counts.
 
     Returns:
         What it cost. A price that was applied later may be in one of its rows alone.
     """
-    if found.folded == TAKEN_OUT:
-        return None
     cost_usd = found.entry.cost_usd
     marked = {found.owner: found.entry.seq} if shared else {}
     counting = {} if found.folded else dict(marked)
-    for other in _others(link, session_id, found):
+    for other in others:
         if other.folded == 0 and found.folded == 1:
             if counting:
                 continue  # That is counted a second time, as it was said a second time.
@@ -254,15 +256,22 @@ def _copy(link: Link, place: Params, *, count: int | None) -> None:
 def counts_differently(found: Found, columns: Mapping[str, Any]) -> bool:
     """Whether the reports have to say something else of a row that is counted already, or it loses its copies.
 
-    They are known by the entry's id: with another one it counts for itself, and not for them any more.
+    They are known by the entry's id: with another one it counts for itself, and not for them any more. What was taken
+    out counts again only if it names other tokens or another cost.
     """
     old = figures(found.entry)
     new = old | {name: columns[name] for name in _COUNTED if name in columns}
     keeps_id = columns.get("entry_id", found.entry.entry_id) == found.entry.entry_id
-    if keeps_id and all(_same(old[name], new[name]) for name in _COUNTED):
+    if keeps_id and all(_same(old[name], new[name]) for name in (USED if found.folded == TAKEN_OUT else _COUNTED)):
         return False
     # Of a row of another's the other says what it used; a copy that does not say takes nothing of that away.
-    return found.owner == found.entry.session_id or _reports_usage(new) or not _reports_usage(old)
+    return found.owner == found.entry.session_id or not _is_silent(found, columns)
+
+
+def _is_silent(found: Found, columns: Mapping[str, Any]) -> bool:
+    """Whether the entry said what it used, and no longer does."""
+    old = figures(found.entry)
+    return _reports_usage(old) and not _reports_usage({**old, **columns})
 
 
 def counted_columns(entry: PreparedEntry) -> Params:
