@@ -50,26 +50,48 @@ def _is_docstring(statement: ast.stmt) -> bool:
 
 def concerned(module: Path, line: int, sources: Mapping[Path, str]) -> set[str] | None:
     """The places at which a change of *line* can be noticed. None: at any, such as where it is done on import."""
-    tree = _parsed(sources[module])
-    inside, statement = _innermost(tree, line)
+    inside, statement = _innermost(_parsed(sources[module]), line)
     if inside is not None:
-        here = {f"{module}:{(statement or _first(inside)).lineno}"}
-        cached = _cached(inside, _parsed(sources[module]))
-        return here | (_users(cached, sources) if cached else set())
-    names = _assigned(statement)
-    return _users(names, sources) if names else None
+        users = [(module, inside, (statement or _first(inside)).lineno)]
+    elif names := _assigned(statement):
+        users = _users(names, sources)
+    else:
+        return None
+    users += _users(_keepers({(where, function) for where, function, _ in users}, sources), sources)
+    return {f"{where}:{place}" for where, _, place in users}
 
 
-def _cached(function: Function, tree: ast.Module) -> set[str]:
-    """Functions whose results are kept, and for which *function* works: only the first of many tests runs them."""
-    plain = [node for node in tree.body if isinstance(node, _FUNCTIONS)]
-    if function not in plain and not _is_kept(function):
-        return set()
-    working, before = {function.name}, set[str]()
+def _keepers(functions: set[tuple[Path, Function]], sources: Mapping[Path, str]) -> set[str]:
+    """Functions whose results are kept, and for which *functions* work: only the first of many tests runs them."""
+    trees = {module: _parsed(source) for module, source in sources.items()}
+    plain = [(module, node) for module, tree in trees.items() for node in tree.body if isinstance(node, _FUNCTIONS)]
+    working = {one for one in functions if one in plain or _is_kept(one[1])}
+    before: set[tuple[Path, Function]] = set()
     while working != before:
         before = working
-        working = working | {node.name for node in plain if _mentioned(node) & working}
-    return {node.name for node in [*plain, function] if _is_kept(node)} & working
+        names: dict[Path, set[str]] = {}
+        for module, function in working:
+            names.setdefault(module, set()).add(function.name)
+        working = working | {
+            (module, node)
+            for module, node in plain
+            if any(
+                _mentioned(node) & found
+                for where, found in names.items()
+                if where == module or where.stem in _imported(trees[module])
+            )
+        }
+    return {function.name for _, function in working if _is_kept(function)}
+
+
+@cache
+def _imported(tree: ast.Module) -> set[str]:
+    """The modules that something is imported from, by the last part of their names."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {(node.module or "").rpartition(".")[2], *(one.name for one in node.names)}
+    return found
 
 
 def _is_kept(function: Function) -> bool:
@@ -127,7 +149,7 @@ def _mentioned_itself(statement: ast.stmt) -> set[str]:
     return set[str]().union(*map(_mentioned, nodes))
 
 
-def _users(names: set[str], sources: Mapping[Path, str]) -> set[str]:
+def _users(names: set[str], sources: Mapping[Path, str]) -> list[tuple[Path, Function, int]]:
     """Statements inside functions that mention *names*, or what was made of them on import."""
     trees = {module: _parsed(source) for module, source in sources.items()}
     outside = [
@@ -142,12 +164,12 @@ def _users(names: set[str], sources: Mapping[Path, str]) -> set[str]:
     while known != names:
         known = names
         names = known.union(*(made for made, of in outside if of & known))
-    found: set[str] = set()
+    found: list[tuple[Path, Function, int]] = []
     for module, tree in trees.items():
         for function in [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]:
             heads = [*function.decorator_list, function.args]
             if any(_mentioned(head) & names for head in heads):
-                found.add(f"{module}:{_first(function).lineno}")
+                found.append((module, function, _first(function).lineno))
             for _, _, statements in _blocks(function):
-                found.update(f"{module}:{one.lineno}" for one in statements if _mentioned_itself(one) & names)
+                found += [(module, function, one.lineno) for one in statements if _mentioned_itself(one) & names]
     return found

@@ -26,8 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "MUTANTS_NOTES" in os.environ:
         _note(test=None, reached=_by_module(reaching.reached))
-        awaited = os.environ["MUTANTS_WORLDS"] == "awaited"
-        items[:] = [item for item in items if bool(_AWAITED.search(item.nodeid)) == awaited]
+        repeated, awaited = _repeated(items), os.environ["MUTANTS_WORLDS"] == "awaited"
+        items[:] = [item for item in items if (item.nodeid in repeated) == awaited]
         return
     with open(os.environ["MUTANTS_CHOSEN"]) as file:
         chosen: dict[str, float] = dict(json.load(file))
@@ -36,13 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[:] = [found[test] for test in chosen if test in found]
     else:
         first: dict[str, pytest.Item] = {}
+        repeated = _repeated(items)
         for item in items:
-            if "postgresql" not in item.nodeid and not _AWAITED.search(item.nodeid):
+            if "postgresql" not in item.nodeid and item.nodeid not in repeated:
                 first.setdefault(item.nodeid.split("[")[0], item)
         items[:] = first.values()
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(max(LEAST_SECONDS, TIMES_AS_LONG * chosen.get(item.nodeid, 0.0))))
+
+
+def _repeated(items: list[pytest.Item]) -> set[str]:
+    """Those that do in another world what there is in the plain one. A test may be about another world alone."""
+    others = {item.nodeid for item in items if _AWAITED.search(item.nodeid)}
+    plain = {item.nodeid.split("[")[0] for item in items if item.nodeid not in others}
+    return {name for name in others if name.split("[")[0] in plain}
 
 
 @pytest.hookimpl(tryfirst=True)

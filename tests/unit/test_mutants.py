@@ -95,11 +95,22 @@ MODULE = Path("statestore/engine/example.py")
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [(3, {11}), (4, {11}), (5, None), (11, {11, 19}), (15, {18}), (18, {18}), (19, {19}), (20, {20})],
+    [(3, {11, 19}), (4, {11, 19}), (5, None), (11, {11, 19}), (15, {18}), (18, {18}), (19, {19}), (20, {20})],
 )
 def test_a_change_concerns_the_statements_that_run_it(line: int, expected: set[int] | None) -> None:
     found = places.concerned(MODULE, line, {MODULE: REACHED})
     assert found == (None if expected is None else {f"{MODULE}:{place}" for place in expected})
+
+
+def test_a_change_concerns_who_uses_what_another_module_has_kept_of_it() -> None:
+    helper, keeper, other = (Path(f"statestore/engine/{name}.py") for name in ("helper", "keeper", "other"))
+    sources = {
+        helper: "_PART = 1\n\ndef part():\n    return _PART\n",
+        keeper: "from statestore.engine import helper\n\n@cache\ndef made():\n    return helper.part()\n",
+        other: "@cache\ndef another():\n    return part()\n\ndef use():\n    another()\n    return made()\n",
+    }
+    for line in (1, 4):
+        assert places.concerned(helper, line, sources) == {f"{helper}:4", f"{other}:7"}
 
 
 def test_marked_sources_do_the_same_and_say_what_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
