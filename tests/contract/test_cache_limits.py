@@ -139,6 +139,7 @@ def test_eviction_brings_a_cache_back_into_its_limits(open_store: Callable[..., 
     tiny = open_store(cache_max_bytes=350, cache_max_entries=None)
     assert tiny.cache.evict() == 7
     assert keys(tiny) == ["k00", "k48", "k49"]
+    assert tiny.cache.evict() == small.cache.evict() == roomy.cache.evict() == 0
 
 
 def test_a_set_shrinks_a_cache_that_came_too_large(open_store: Callable[..., Store]) -> None:

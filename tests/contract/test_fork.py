@@ -230,6 +230,18 @@ def test_a_fork_has_the_summaries_up_to_its_end(store: Store, source: str, conte
     assert [row["content"] for row in content.rows("summaries", session_id="fork")] == ["up to 3", "up to 6"]
 
 
+def test_a_fork_has_nothing_of_a_session_that_is_not_its_source(store: Store, source: str, content: Content) -> None:
+    store.sessions.create("other")
+    store.history.append("other", numbers(1, 10))
+    store.history.add_summary("other", start_seq=1, end_seq=2, content="1 and 2")
+    store.state.set("other", "a", 1)
+    store.lists.append("other", "l", [1])
+    store.sessions.fork(source, "fork")
+    for table in ("summaries", "state_entries", "session_lists", "session_list_items"):
+        assert content.rows(table, session_id="other")
+        assert not content.rows(table, session_id="fork"), table
+
+
 def test_a_fork_has_the_attributes_and_more_metadata(store: Store) -> None:
     attributes = {
         "user_id": "ada", "agent_name": "coder", "title": "t", "instructions": "be kind", "project_root": "/p",

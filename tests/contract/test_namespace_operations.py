@@ -84,6 +84,17 @@ def test_all_namespaces_are_listed_with_what_they_hold(
     assert {one.name: one.sessions for one in ours.namespaces()}["theirs"] == 4
 
 
+def test_tables_with_as_many_bytes_count_each(store: Store, content: Content) -> None:
+    store.state.set("s", "k", 1, create=True)
+    store.lists.append("s", "l", [1])
+    tables = content.query(
+        "SELECT bytes AS n FROM storage_usage WHERE table_name IN ('state_entries', 'session_list_items')"
+    )
+    assert len({row["n"] for row in tables}) == 1
+    stored = content.query("SELECT sum(bytes) AS n FROM storage_usage")
+    assert [one.bytes for one in store.namespaces()] == [int(stored[0]["n"])]
+
+
 def test_a_dropped_namespace_is_gone_and_others_are_untouched(
     open_store: Callable[..., Store], content: Content
 ) -> None:

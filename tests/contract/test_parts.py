@@ -209,6 +209,26 @@ def test_an_append_to_a_part_waits_for_nobody_who_has_the_whole(
     assert not whole.sessions.exists("part")
 
 
+def test_a_part_whose_whole_goes_while_metadata_is_merged_is_gone(whole: Store, content: Content) -> None:
+    if content.is_sqlite:
+        pytest.skip("SQLite has one writer")
+
+    def end_the_whole() -> None:
+        while not content.somebody_waits():
+            pass
+        content.query("UPDATE sessions SET expires_at = created_at WHERE session_id = 'whole'")
+        content.query("COMMIT")
+
+    def merge() -> None:
+        with pytest.raises(SessionNotFoundError):
+            whole.sessions.merge_metadata("part", {"a": 1})
+
+    content.query("BEGIN")
+    content.query("LOCK TABLE sessions IN SHARE MODE")  # The part can be locked and read, and then not written.
+    at_once(merge, end_the_whole)
+    assert [row["metadata"] for row in content.rows("sessions", session_id="part")] == [{}]
+
+
 @pytest.mark.parametrize("way", ["delete", "in a transaction", "sweep", "create again"])
 def test_parts_go_with_the_whole(whole: Store, clock: MovableClock, content: Content, way: str) -> None:
     if way == "delete":

@@ -83,6 +83,15 @@ def test_an_entry_gets_the_cost_of_its_model(database_url: str) -> None:
         assert (totals.cost_usd, totals.unpriced_calls) == (Decimal("0.50837"), 3)
 
 
+def test_all_input_is_plain_unless_some_is_said_to_be_cached(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        store.prices.set("M", input_price=2, output_price=10, cache_read_price=0.2, cache_write_price=2.5)
+        used = Usage(input_tokens=1000, output_tokens=100)
+        assert of(store, usage=used) == Decimal("0.003")
+        store.usage.record(record_id="r", model="M", usage=used)
+        assert store.usage.totals().cost_usd == Decimal("0.006")
+
+
 def test_a_new_price_holds_at_once_for_everybody(database_url: str) -> None:
     with StateStore.open(database_url) as one, StateStore.open(database_url) as other:
         one.prices.set("m", input_price=1, output_price=0)

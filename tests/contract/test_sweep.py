@@ -242,6 +242,18 @@ def test_forks_keep_what_they_see(store: Store, content: Content, clock: Movable
     assert before[0].entries == 10
 
 
+def test_a_dry_run_counts_the_entries_beside_those_that_others_share(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("gone", ttl=HOUR)
+    store.sessions.create("shared")
+    for session_id in ("gone", "shared"):
+        store.history.append(session_id, say(3))
+    store.sessions.fork("shared", "fork")
+    clock.advance(hours=1)
+    due = store.sweep(dry_run=True)
+    assert rows(due) == {"expired_sessions": 1, "history_entries": 3}
+    assert store.sweep().kinds == due.kinds
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
 def test_a_large_session_goes_in_slices_and_leaves_its_forks_one_segment(
     store: Store, content: Content, clock: MovableClock, batch_size: int
@@ -254,11 +266,18 @@ def test_a_large_session_goes_in_slices_and_leaves_its_forks_one_segment(
         store.sessions.update(name, ttl=None)
     clock.advance(hours=1)
     steps: list[SweepReport] = []
+    problems: list[str] = []
+
+    def step(report: SweepReport) -> None:
+        steps.append(report)
+        problems.extend(unsound(content))
+
     due = store.sweep(dry_run=True)
-    report = store.sweep(batch_size=batch_size, progress=steps.append)
+    report = store.sweep(batch_size=batch_size, progress=step)
     assert report.kinds == due.kinds
     assert rows(report) == {"expired_sessions": 1, "history_entries": 20}
     assert len(steps) > 120 / batch_size
+    assert problems == []
     for name, at in (("a", 100), ("b", 100), ("c", 60)):
         assert store.history.count(name) == len(store.history.read(name)) == at
     assert unsound(content) == []

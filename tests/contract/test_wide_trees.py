@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -64,6 +65,36 @@ def test_the_number_of_forks_does_not_change_the_number_of_statements(
         LETTING_GO[how](store)
         costs.append(len(traffic.statements))
     assert costs[1] <= costs[0] <= 25
+
+
+def test_a_sweep_takes_larger_slices_of_a_root_with_many_forks(
+    store: Store, content: Content, clock: MovableClock
+) -> None:
+    plant(store, 100)
+    store.sessions.update("root", ttl=timedelta(hours=1))
+    clock.advance(hours=1)
+    begins: set[int] = set()
+
+    def step(report: Any) -> None:
+        begins.update(row["first_seq"] for row in content.rows("sessions", session_id="root"))
+
+    store.sweep(batch_size=1, progress=step)
+    assert len(begins) < 20
+    assert unsound(content) == []
+
+
+def test_only_segments_that_are_put_together_are_written(store: Store, content: Content) -> None:
+    if content.is_sqlite:
+        pytest.skip("SQLite does not tell which rows were written")
+    ends = plant(store, 12)
+    versions = []
+    for keep_last in (35, 30):
+        store.history.trim("root", keep_last=keep_last)
+        found = content.query("SELECT session_id, xmin FROM session_segments WHERE owner_session_id <> 'root'")
+        versions.append({row["session_id"]: row["xmin"] for row in found})
+    before, after = versions
+    kept = {session_id for session_id in after if after[session_id] == before[session_id]}
+    assert kept == {session_id for session_id, end in ends.items() if end <= 5 and session_id in after}
 
 
 def test_what_is_handed_over_next_to_what_was_before_is_one_piece(store: Store, content: Content) -> None:
