@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from statestore.repositories.cache.limits import MAX_KEPT, Pending
+from statestore.repositories.cache.limits import MAX_KEPT, CacheState
+from statestore.repositories.cache.options import CacheOptions
 from tests.contract.test_cache_waiting import at_its_own_pace
 from tests.support.clock import NOON, MovableClock
 from tests.support.content import Content
@@ -139,10 +140,25 @@ def test_a_full_cache_with_many_noted_hits_is_kept_in_one_look(
 
 
 def test_of_too_many_unwritten_hits_the_oldest_are_forgotten() -> None:
-    pending = Pending()
-    for n in range(MAX_KEPT):
-        pending.hit(f"k{n}", n, NOON + timedelta(seconds=n), None)
-    pending.forget_oldest()
-    assert len(pending.hits) == MAX_KEPT // 2
-    assert min(version for _, version in pending.hits) == MAX_KEPT // 2
-    assert sum(counters["hits"] for counters in pending.counters.values()) == MAX_KEPT
+    state = CacheState(CacheOptions())
+    transaction = state.branch()
+    for n in range(MAX_KEPT + 1):
+        note_hit(transaction, n)
+    left = MAX_KEPT // 2 + 1
+    assert [version for _, version in transaction.noted().hits] == list(range(left - 1, MAX_KEPT + 1))
+    transaction.commit()
+    # What is there comes together with what is brought; a hit is counted all the same.
+    another = state.branch()
+    for n in range(MAX_KEPT + 1, 2 * MAX_KEPT + 1 - left):
+        note_hit(another, n)
+    another.commit()
+    assert len(state.noted().hits) == MAX_KEPT
+    note_hit(state, 2 * MAX_KEPT)
+    assert len(state.noted().hits) == left
+    assert state.totals() == {"hits": 2 * MAX_KEPT + 2 - left}
+
+
+def note_hit(state: CacheState, n: int) -> None:
+    notes = state.notes()
+    notes.pending.hit(f"k{n}", n, NOON + timedelta(seconds=n), None)
+    state.settle(notes)

@@ -249,10 +249,13 @@ class CacheState:
             self._taken.subtract(taken.totals())
             taken.add(self._pending)
             self._pending = taken
-            if len(taken.hits) > MAX_KEPT:
-                taken.forget_oldest()
-            if self._since is None:
-                self._since = self._timer()
+            self._was_noted()
+
+    def _was_noted(self) -> None:
+        if len(self._pending.hits) > MAX_KEPT:
+            self._pending.forget_oldest()
+        if self._since is None:
+            self._since = self._timer()
 
     # The bound
 
@@ -315,10 +318,7 @@ class CacheState:
                 self._settle_bound(notes)
             if notes.pending:
                 self._pending.add(notes.pending)
-                if len(self._pending.hits) > MAX_KEPT:
-                    self._pending.forget_oldest()
-                if self._since is None:
-                    self._since = self._timer()
+                self._was_noted()
             if notes.skipped:
                 self.give_back(notes.skipped)
 
