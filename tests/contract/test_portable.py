@@ -26,6 +26,7 @@ from statestore.portable import export_sessions_async, import_sessions_async
 from tests.support.content import Content, unsound
 from tests.support.engines import async_engine
 from tests.support.trajectories import runs
+from tests.support.wire import Proxy
 from tests.support.worlds import export_sessions, import_sessions
 
 
@@ -194,6 +195,17 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, da
     with Content(database_url) as content:
         assert unsound(content) == []
     assert records(exported(source), "entry") == records(file, "entry")
+
+
+def test_sessions_are_replaced_under_one_lock_for_all_families(connect: Callable[..., Any], proxy: Proxy) -> None:
+    """One for each of them would fill PostgreSQL's lock table."""
+    store = connect(proxy.url)
+    for n in range(5):
+        store.sessions.create(f"s{n}")
+    file = exported(store)
+    proxy.traffic.clear()
+    import_sessions(store, io.BytesIO(file), replace=True)
+    assert sum("pg_advisory_xact_lock" in sql for sql in proxy.traffic.statements) == 1
 
 
 DAMAGED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
