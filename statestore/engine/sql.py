@@ -366,6 +366,11 @@ class Link:
         rows = self.all(statement, **params)
         return rows[0] if rows else None
 
+    def only(self, statement: Statement, /, **params: Any) -> Row:
+        """Run *statement*, which has one row whatever it finds, such as a count, and return that row."""
+        (row,) = self.all(statement, **params)
+        return row
+
     def run(self, statement: Statement, /, **params: Any) -> int:
         """Run *statement* and return how many rows it wrote."""
         cursor = self._cursor()

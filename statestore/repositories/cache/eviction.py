@@ -286,7 +286,7 @@ class CacheRoom(CacheHolding):
     def _how_many(self, kept: object, size: int) -> int:
         """How many of the least recently used make up so many bytes."""
         noted = self._noted(self._state.noted().hits)
-        ((needed,),) = self._link.all(_HOW_MANY, keys=kept, size=size, **noted)
+        (needed,) = self._link.only(_HOW_MANY, keys=kept, size=size, **noted)
         return int(needed)
 
     def _alone(self) -> None:

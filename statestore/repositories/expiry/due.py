@@ -88,7 +88,7 @@ class DueRepository(ExpiryRepository):
     @reads
     def newest(self) -> tuple[datetime, datetime | None]:
         """What time it is, and when something of the namespace was last used; None if it is empty."""
-        now, *found = (self._link.dialect.time(at) for at in self._link.one(_NEWEST) or ())
+        now, *found = (self._link.dialect.time(at) for at in self._link.only(_NEWEST))
         return now, max((at for at in found if at is not None), default=None)
 
     @reads
@@ -105,11 +105,11 @@ class DueRepository(ExpiryRepository):
         doomed["excess_sessions"] = self._excess_sessions(COUNT_IN_USE, **idle) if limits else 0
         for kind, count, size in self._link.all(_SESSIONS, **doomed):
             batch.add(_KINDS[kind], count, size)
-        batch.add("history_entries", *(self._link.one(_ENTRIES, **doomed) or (0, 0)))
-        batch.add("expired_state", *(self._link.one(_STATE, **doomed) or (0, 0)))
-        batch.add("expired_cache", *(self._link.one(_CACHE) or (0, 0)))
+        batch.add("history_entries", *self._link.only(_ENTRIES, **doomed))
+        batch.add("expired_state", *self._link.only(_STATE, **doomed))
+        batch.add("expired_cache", *self._link.only(_CACHE))
         if limits:
-            batch.add("cache_overflow", *(self._link.one(_OVERFLOW, excess=self._excess()) or (0, 0)))
+            batch.add("cache_overflow", *self._link.only(_OVERFLOW, excess=self._excess()))
         every = {"after_id": "", "last_id": "\U0010ffff" * checks.MAX_KEY_LENGTH}
-        batch.add("unseen_entries", *(self._link.one(_UNSEEN, **doomed, **every) or (0, 0)))
+        batch.add("unseen_entries", *self._link.only(_UNSEEN, **doomed, **every))
         return batch

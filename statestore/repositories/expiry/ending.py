@@ -130,8 +130,10 @@ class EndingRepository(ExpiredRows):
     def _excess_sessions(self, count: Statement, **params: Any) -> int:
         """How many living sessions there are beyond the store's limit."""
         most = self._link.settings.of(SessionOptions).max_sessions
-        (living,) = (most is not None and self._link.one(count, **params)) or (0,)
-        return max(0, int(living) - (most or 0))
+        if most is None:
+            return 0
+        (living,) = self._link.only(count, **params)
+        return max(0, int(living) - most)
 
     def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
         ((now, max_idle),) = self._link.all(_NOW_AND_MAX_IDLE)

@@ -173,7 +173,7 @@ class NamespaceRepository(Repository, group="store"):
         self._check_leases()
 
     def _check_leases(self) -> None:
-        (leased,) = self._link.one(_LEASED, latest_lease=lease_checks.LATEST) or (0,)
+        (leased,) = self._link.only(_LEASED, latest_lease=lease_checks.LATEST)
         if leased:
             problem = f"{leased} sessions of namespace {self._link.settings.namespace!r} are under a lease"
             raise ConflictError(f"{problem}; stop their workers, or wait until the leases end")

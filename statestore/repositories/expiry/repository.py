@@ -259,7 +259,7 @@ class ExpiryRepository(EndingRepository):
             self._link.run(_FORGET_VIEWERS, session_ids=ids)
         if any(one.entries for one in doomed):
             ledger.fold_sessions(self._link, ids)
-            rows, size = self._link.one(_DELETE_ENTRIES, session_ids=ids) or (0, 0)
+            rows, size = self._link.only(_DELETE_ENTRIES, session_ids=ids)
             if self._link.dialect.name == "sqlite":
                 self._link.run(_DELETE_ENTRIES_SQLITE, session_ids=ids)
             batch.add("history_entries", rows, size)
@@ -308,8 +308,8 @@ class ExpiryRepository(EndingRepository):
         if doomed.entries:
             # A slice that changes hands changes a row for each fork: with very many of them it takes more entries, or
             # all of them would be gone through again for each few of these.
-            (viewers,) = self._link.one(_COUNT_VIEWERS, session_id=session_id) or (0,)
-            (last,) = self._link.one(_LAST_OF_SLICE, session_id=session_id, limit=max(limit, viewers // 10)) or (None,)
+            (viewers,) = self._link.only(_COUNT_VIEWERS, session_id=session_id)
+            (last,) = self._link.only(_LAST_OF_SLICE, session_id=session_id, limit=max(limit, viewers // 10))
             last = doomed.next_seq - 1 if last is None else last
             self._release_range(doomed, 1, last, batch)
             first_seq = min(last + 1, doomed.next_seq)

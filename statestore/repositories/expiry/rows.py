@@ -181,10 +181,10 @@ class ExpiredRows(Repository):
         options = self._link.settings.of(CacheOptions)
         excess = 0
         if options.max_entries is not None:
-            (count,) = self._link.one(_COUNT_CACHE) or (0,)
+            (count,) = self._link.only(_COUNT_CACHE)
             excess = count - options.max_entries
         if options.max_bytes is not None:
-            (count,) = self._link.one(_COUNT_EXCESS_BYTES, max_bytes=options.max_bytes) or (0,)
+            (count,) = self._link.only(_COUNT_EXCESS_BYTES, max_bytes=options.max_bytes)
             excess = max(excess, count)
         return max(excess, 0)
 
@@ -197,7 +197,7 @@ class ExpiredRows(Repository):
         """
         after_id = after[0] if after else ""
         batch = Batch()
-        last_id, sessions = self._link.one(_PAGE, after_id=after_id, limit=limit) or (None, 0)
+        last_id, sessions = self._link.only(_PAGE, after_id=after_id, limit=limit)
         if last_id is None:
             return batch
         room = limit

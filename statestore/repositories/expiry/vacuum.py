@@ -35,6 +35,6 @@ class VacuumWork(Repository, group="vacuum"):
 
 
 def _pragma(link: Link, name: str) -> int:
-    (value,) = link.one(_PRAGMAS[name]) or (0,)
+    (value,) = link.only(_PRAGMAS[name])
     found: int = value
     return found

@@ -164,7 +164,7 @@ class PortablePages(Repository):
             self._link.one(_FIRST_READ)
             return None
         if snapshot is None:
-            (snapshot,) = self._link.one(_EXPORT_SNAPSHOT) or (None,)
+            (snapshot,) = self._link.only(_EXPORT_SNAPSHOT)
             return snapshot
         if not re.fullmatch("[0-9A-F-]+", snapshot):
             raise InvalidValueError("snapshot", "is not one of PostgreSQL's")

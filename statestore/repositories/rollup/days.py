@@ -34,7 +34,7 @@ _FIRST = Statement(
 
 def first(link: Link, since: date) -> date | None:
     """The first day from *since* on of which there is something."""
-    (found,) = link.one(_FIRST, since=_midnight(since)) or (None,)
+    (found,) = link.only(_FIRST, since=_midnight(since))
     moment: datetime | None = link.dialect.time(found)
     return None if moment is None else moment.date()
 

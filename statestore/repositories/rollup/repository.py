@@ -153,7 +153,7 @@ class RollupRepository(Repository, group="store"):
 
     def _are_changes_noted(self) -> bool:
         prefix = self._link.dialect.schema_prefix.replace("%%", "%")
-        (found,) = self._link.one(_TRIGGERS, tables=[prefix + table for table in (*rolled.TIMES, "sessions")]) or (0,)
+        (found,) = self._link.only(_TRIGGERS, tables=[prefix + table for table in (*rolled.TIMES, "sessions")])
         return bool(found == _NOTED)
 
     def _locked(self) -> _State | None:
@@ -167,7 +167,7 @@ class RollupRepository(Repository, group="store"):
 
     def _limit(self) -> datetime:
         """Up to when there may be sums by now."""
-        (now,) = self._link.one(_CLOCK) or (None,)
+        (now,) = self._link.only(_CLOCK)
         lag = LAG if self._link.dialect.name == "postgresql" else timedelta(0)
         moment: datetime = self._link.dialect.time(now) - lag
         return quarter(moment)
@@ -177,9 +177,7 @@ class RollupRepository(Repository, group="store"):
             return Batch()  # Somebody else is at it.
         until = self._limit()
         firsts = [
-            self._link.dialect.time(value)
-            for value in (self._link.one(report_sql.span(report_sql.OWN)) or ())[:3]
-            if value
+            self._link.dialect.time(value) for value in self._link.only(report_sql.span(report_sql.OWN))[:3] if value
         ]
         if not firsts or min(firsts) >= until:
             return Batch()

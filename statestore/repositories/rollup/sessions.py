@@ -108,7 +108,7 @@ def make(link: Link, parts: Sequence[str], until: datetime) -> None:
 
 def end(link: Link, since: datetime, until: datetime) -> datetime | None:
     """Where the lines end that one transaction adds; None if those up to *until* are few enough."""
-    (found,) = link.one(_END, since=since, until=until, lines=LINES_AT_ONCE) or (None,)
+    (found,) = link.only(_END, since=since, until=until, lines=LINES_AT_ONCE)
     moment: datetime | None = link.dialect.time(found)
     return moment
 

@@ -203,7 +203,7 @@ class ListingRepository(Repository):
             include_parts=include_parts,
             namespaces=chosen(namespaces),
         )
-        ((sessions,),) = self._link.all(_count_statement(conditions), **params)
+        (sessions,) = self._link.only(_count_statement(conditions), **params)
         found: int = sessions
         return found
 

@@ -318,7 +318,7 @@ def _delete_rows(link: Link, session_id: str, from_seq: int, to_seq: int, weigh:
     if from_seq > to_seq:
         return 0, 0
     rows: Params = {"session_id": session_id, "from_seq": from_seq, "to_seq": to_seq}
-    _, size = (link.one(_WEIGH_ROWS, **rows) if weigh else None) or (0, 0)
+    _, size = link.only(_WEIGH_ROWS, **rows) if weigh else (0, 0)
     return link.run(DELETE_ROWS, **rows), int(size or 0)
 
 

@@ -299,7 +299,7 @@ def lock(link: Link, session_id: str) -> LockedSession:
 
 def now(link: Link) -> datetime:
     """The time by which the database's clock, or the one in its place, goes."""
-    ((found,),) = link.all(_NOW)
+    (found,) = link.only(_NOW)
     moment: datetime = link.dialect.time(found)
     return moment
 

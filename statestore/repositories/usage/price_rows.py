@@ -66,7 +66,7 @@ def rules(link: Link, *, shared_only: bool = False) -> list[Rule]:
 def refresh(link: Link) -> None:
     """Read the prices that the store works with anew, if they have changed."""
     prices = link.settings.of(Prices)
-    ((revision,),) = link.all(_REVISION)
+    (revision,) = link.only(_REVISION)
     revision = int(revision)
     if revision != prices.revision:
         prices.book = load(link) if revision else PriceBook()

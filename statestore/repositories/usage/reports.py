@@ -325,7 +325,7 @@ class UsageRepository(Repository):
 
     def _span(self, within: str, named: Params) -> tuple[datetime | None, datetime | None]:
         """The first and the last time of which there is something."""
-        times = [self._link.dialect.time(value) for value in self._link.one(report_sql.span(within), **named) or ()]
+        times = [self._link.dialect.time(value) for value in self._link.only(report_sql.span(within), **named)]
         firsts, lasts = [t for t in times[:3] if t], [t for t in times[3:] if t]
         return (min(firsts), max(lasts)) if firsts else (None, None)
 
