@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from statestore import ConversationState, InvalidValueError, NewEntry, Usage
-from tests.support.clock import NOON
+from tests.support.clock import NOON, MovableClock
 from tests.support.content import Content
 
 Store = Any
@@ -167,13 +167,16 @@ def test_ids_that_are_together_too_long_are_refused_by_name(store: Store, conten
     assert content.snapshot() == before
 
 
-def test_a_fork_gets_no_id_that_is_too_long_for_what_comes_with_it(store: Store, content: Content) -> None:
+def test_a_fork_gets_no_id_that_is_too_long_for_what_comes_with_it(
+    store: Store, content: Content, clock: MovableClock
+) -> None:
     fork_id = wide(9)
-    for session_id in ("key", "list", "entry"):
+    for session_id in ("key", "list", "entry", "expired"):
         store.sessions.create(session_id)
         store.history.append(session_id, [NewEntry(1), NewEntry(2, entry_id=wide(2) if session_id == "entry" else "e")])
     store.state.set("key", wide(2), 1)
-    store.state.set("key", "expired", 1)
+    store.state.set("expired", wide(2), 1, ttl=timedelta(seconds=1))
+    clock.advance(seconds=1)
     store.lists.append("list", wide(2), [1])
     store.sessions.fork("entry", "fork")
     store.history.append("fork", [NewEntry(3)])
@@ -191,10 +194,11 @@ def test_a_fork_gets_no_id_that_is_too_long_for_what_comes_with_it(store: Store,
             "list": {"with_state": False},
             "entry": {"at_seq": 1},
             "fork": {"at_seq": 1},
+            "expired": {},
         }.items()
     ):
         made = store.sessions.fork(source_id, wide(10 + number), **some)
-        assert made.next_seq == (3 if "with_state" in some else 2)
+        assert made.next_seq == (2 if "at_seq" in some else 3)
     for source_id in ("key", "list", "entry", "fork"):
         made = store.sessions.fork(source_id)
         store.sessions.delete(source_id)
