@@ -9,19 +9,34 @@ from pathlib import Path
 PACKAGE = Path("statestore")
 
 _C = "tests/contract/test_"
-_CACHE = tuple(
-    f"{_C}cache{name}.py"
-    for name in (
-        *("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation"),
-        *("_conditions", "_counters", "_keys", "_lifetimes"),
-    )
+_CACHE = (
+    *(
+        f"{_C}cache{name}.py"
+        for name in (
+            *("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation"),
+            *("_conditions", "_counters", "_keys", "_lifetimes", "_bulk", "_order", "_memoize", "_restoring"),
+            *("_unwritable", "_waiting"),
+        )
+    ),
+    "tests/concurrency/test_cache_processes.py",
 )
 _HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_append_batches.py")
 _LIFE = (f"{_C}sessions.py", f"{_C}lifecycle.py", f"{_C}expiry.py", f"{_C}fork.py")
+_TREES = (f"{_C}wide_trees.py", f"{_C}descent.py", "tests/concurrency/test_families.py")
 _STATE = (
-    *(f"{_C}state.py", f"{_C}state_keys.py", f"{_C}shared_state.py", f"{_C}lists.py", f"{_C}expiry.py"),
-    *("tests/concurrency/test_state_writers.py", "tests/concurrency/test_writers.py"),
+    *(f"{_C}state.py", f"{_C}state_keys.py", f"{_C}shared_state.py", f"{_C}state_scopes.py", f"{_C}lists.py"),
+    *(f"{_C}expiry.py", "tests/concurrency/test_state_writers.py", "tests/concurrency/test_writers.py"),
 )
+# What holds for all operations is tested there for all of them: after the tests of the subject, which notice sooner.
+_EVERY_REPOSITORY = (
+    *(
+        f"{_C}{name}.py"
+        for name in ("invalid", "wrong_kinds", "damaged", "values", "read_only", "namespaces", "held_reads")
+    ),
+    *("tests/concurrency/test_held_reads.py", "tests/concurrency/test_all_or_none.py", f"{_C}round_trips.py"),
+    f"{_C}partitioned.py",
+)
+
 _ENGINE = (
     f"{_C}transactions.py",
     f"{_C}connections.py",
@@ -50,8 +65,14 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/__init__.py", ()),
     ("repositories/base.py", (f"{_C}state.py", f"{_C}transactions.py", f"{_C}round_trips.py")),
     ("repositories/cache/*.py", (*_CACHE, f"{_C}cache_model.py")),
-    ("repositories/history/appending.py", (*_HISTORY, f"{_C}statistics.py", f"{_C}tool_names.py")),
-    ("repositories/history/append_batches.py", (*_BATCHES, f"{_C}idempotency.py")),
+    (
+        "repositories/history/appending.py",
+        (*_HISTORY, f"{_C}statistics.py", f"{_C}tool_names.py", f"{_C}sdk_objects.py"),
+    ),
+    (
+        "repositories/history/append_batches.py",
+        (*_BATCHES, "tests/concurrency/test_batch_disputes.py", f"{_C}idempotency.py"),
+    ),
     ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
     ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
     (
@@ -63,8 +84,11 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (f"{_C}reading.py", f"{_C}idempotency.py", f"{_C}parts.py", f"{_C}follow.py"),
     ),
     ("repositories/history/entry_rows.py", (*_HISTORY, f"{_C}values.py", f"{_C}prices.py", f"{_C}statistics.py")),
-    ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
-    ("repositories/history/reading.py", (f"{_C}history.py", f"{_C}reading.py", f"{_C}locate.py", *_HISTORY)),
+    ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py", f"{_C}iterate.py")),
+    (
+        "repositories/history/reading.py",
+        (f"{_C}history.py", f"{_C}reading.py", f"{_C}locate.py", f"{_C}iterate.py", *_HISTORY),
+    ),
     (
         "repositories/history/editing.py",
         (f"{_C}editing.py", f"{_C}tool_names.py", f"{_C}idempotency.py", "tests/concurrency/test_edits.py"),
@@ -74,7 +98,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     (
         "repositories/history/ranges.py",
-        (f"{_C}history.py", "tests/concurrency/test_unshared.py", f"{_C}fork.py", f"{_C}lifecycle.py"),
+        (f"{_C}history.py", "tests/concurrency/test_unshared.py", f"{_C}fork.py", f"{_C}lifecycle.py", *_TREES),
     ),
     ("repositories/conversations/billing.py", (f"{_C}shared_usage.py", f"{_C}conversations.py")),
     ("repositories/conversations/load_save.py", (f"{_C}conversations.py", f"{_C}shared_usage.py")),
@@ -82,13 +106,19 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/state/lists.py", (f"{_C}lists.py",)),
     ("repositories/state/state_rows.py", (f"{_C}conversations.py", f"{_C}turns.py", *_STATE)),
     ("repositories/state/*.py", _STATE),
-    ("repositories/sessions/leases.py", (f"{_C}leases.py", "tests/concurrency/test_lease_processes.py")),
+    (
+        "repositories/sessions/leases.py",
+        (f"{_C}leases.py", "tests/concurrency/test_leases.py", "tests/concurrency/test_lease_processes.py"),
+    ),
     ("repositories/sessions/lease_checks.py", (f"{_C}leases.py",)),
     ("repositories/sessions/listing.py", (f"{_C}pages.py", f"{_C}finding_sessions.py", f"{_C}sessions.py")),
     ("repositories/sessions/session_filters.py", (f"{_C}finding_sessions.py", f"{_C}pages.py")),
     (
         "repositories/sessions/session_*.py",
-        (f"{_C}parts.py", f"{_C}new_sessions.py", f"{_C}finding_sessions.py", *_LIFE),
+        (
+            *("tests/unit/test_session_columns.py", f"{_C}parts.py", f"{_C}new_sessions.py"),
+            *(f"{_C}finding_sessions.py", *_LIFE, "tests/concurrency/test_races.py", f"{_C}session_model.py"),
+        ),
     ),
     ("repositories/sessions/parts.py", (f"{_C}parts.py", f"{_C}portable_parts.py")),
     (
@@ -96,19 +126,26 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("tests/concurrency/test_unshared.py", "tests/concurrency/test_edits.py", f"{_C}history.py", *_LIFE),
     ),
     ("repositories/sessions/statistics.py", (f"{_C}statistics.py", f"{_C}ping.py")),
-    ("repositories/sessions/forks.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
-    ("repositories/sessions/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", "tests/concurrency/test_families.py")),
+    ("repositories/sessions/forks.py", (f"{_C}fork.py", *_TREES, f"{_C}parts.py")),
+    ("repositories/sessions/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", *_TREES)),
     (
         "repositories/expiry/erasure.py",
-        (*_LIFE, f"{_C}eras*.py", f"{_C}parts.py", f"{_C}finding_sessions.py", "tests/concurrency/test_unshared.py"),
+        (
+            *(f"{_C}eras*.py", f"{_C}deleting_many.py", f"{_C}parts.py", f"{_C}finding_sessions.py", *_LIFE),
+            *("tests/concurrency/test_unshared.py", f"{_C}session_model.py"),
+        ),
     ),
-    ("repositories/expiry/ending.py", (f"{_C}finding_sessions.py", f"{_C}parts.py", f"{_C}sweep.py", f"{_C}expiry.py")),
+    (
+        "repositories/expiry/ending.py",
+        (f"{_C}finding_sessions.py", f"{_C}parts.py", f"{_C}sweep.py", f"{_C}expiry.py", f"{_C}session_model.py"),
+    ),
     ("repositories/expiry/namespaces.py", (f"{_C}namespace_operations.py", f"{_C}tenants.py")),
     ("repositories/expiry/vacuum.py", (f"{_C}sqlite_space.py",)),
     (
         "repositories/expiry/*.py",
         (
-            *(f"{_C}sweep.py", f"{_C}expiry.py", f"{_C}parts.py", f"{_C}shared_state.py"),
+            *(f"{_C}sweep.py", f"{_C}expiry.py", f"{_C}parts.py", f"{_C}shared_state.py", f"{_C}sweep_batches.py"),
+            *(f"{_C}sweeper.py", f"{_C}tenants.py", f"{_C}eras*.py", f"{_C}wide_trees.py", f"{_C}session_model.py"),
             *("tests/concurrency/test_sweeps.py", "tests/reports/test_conservation.py"),
         ),
     ),
@@ -117,7 +154,13 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("tests/reports/test_conservation.py", "tests/reports/test_views.py", f"{_C}sweep.py", f"{_C}editing.py"),
     ),
     ("repositories/usage/records.py", (f"{_C}usage_records.py", f"{_C}eras*.py")),
-    ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py", f"{_C}usage_records.py")),
+    (
+        "repositories/usage/*price*.py",
+        (
+            *(f"{_C}prices.py", f"{_C}shared_prices.py", f"{_C}prices_in_transactions.py", f"{_C}usage_records.py"),
+            "tests/unit/test_price_patterns.py",
+        ),
+    ),
     (
         "repositories/rollup/*.py",
         ("tests/reports/test_rollup.py", "tests/reports/test_rollup_kills.py", "tests/concurrency/test_rollup.py"),
@@ -136,7 +179,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("tests/importers/test_saved_sessions.py", "tests/cli/test_export.py"),
     ),
     ("repositories/portable/*.py", (f"{_C}portable*.py",)),
-    ("repositories/*/*.py", (*_LIFE, f"{_C}model.py")),
+    ("repositories/*/*.py", (*_LIFE, f"{_C}parts.py", "tests/concurrency/test_races.py", f"{_C}model.py")),
     ("engine/engines.py", (*_ENGINE, *_SQLITE)),
     ("engine/connection_errors.py", (f"{_C}connection_errors.py", f"{_C}failover.py")),
     (
@@ -177,6 +220,8 @@ def tests_of(module: Path, root: Path) -> list[str]:
     """The tests of a module, as they are in the checkout; *module* is relative to it."""
     name = str(module.relative_to(PACKAGE))
     patterns = next(tests for pattern, tests in SUBJECTS if _fits(name, pattern))
+    if patterns and name.startswith("repositories/"):
+        patterns += _EVERY_REPOSITORY
     found: list[str] = []
     for pattern in patterns:
         found += [str(path.relative_to(root)) for path in sorted(root.glob(pattern))]
