@@ -131,8 +131,10 @@ class Listener:
         with self._lock:
             self._closed = True
             thread, driver = self._thread, self._driver
+            told = [ear for ears in self._ears.values() for ear in ears]  # The thread forgets them when it ends.
             self._ring()
-        self._tell([*self._ears])
+        for ear in told:
+            ear.heard()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_LEAVE_TIME)
             if thread.is_alive() and driver is not None:

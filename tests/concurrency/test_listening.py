@@ -7,13 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 import pytest
 
 from statestore import AsyncStateStore, StateStore, StateStoreError
+from statestore.engine import listening as listening_for_all
 from statestore.operations import follow
+from statestore.repositories.history.follows import LISTENING
+from tests.support.wire import Proxy
 
 FOLLOWERS = 40
 POOL = 3
@@ -163,6 +169,55 @@ def test_closing_the_store_hangs_up(postgres_url: str, admin: psycopg.Connection
     assert [type(error).__name__ for error in followers.ended] == ["StoreClosedError"] * 3
     wait_until(lambda: connections(admin) == 0)
     wait_until(lambda: not any(thread.name == "statestore-listening" for thread in threading.enumerate()))
+
+
+def test_followers_hear_of_the_end_though_the_thread_ends_first() -> None:
+    connections_: Any = SimpleNamespace()  # Nothing is connected.
+    listener = listening_for_all.Listener(connections_, "default", LISTENING)
+    lock, heard = threading.Lock(), list[str]()
+
+    class Overtaken:
+        """A lock behind which the thread is quicker."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            if listener._closed and listener._ears:
+                assert listener._has_ended()
+
+    answers: list[Any] = []
+    with patch.object(listening_for_all.Listener, "_work", lambda self, answer: answers.append(answer)):
+        for name in ("a", "b"):
+            listening_for_all.Ear(listener, name, partial(heard.append, name)).open()
+    listener._lock = Overtaken()  # type: ignore[assignment]
+    with patch.object(listener, "_ring"):
+        listener.close()
+    answers[0].close()
+    assert sorted(heard) == ["a", "b"]
+
+
+def test_closing_the_store_hangs_up_on_a_network_that_has_died(
+    proxy: Proxy, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening_for_all, "_LEAVE_TIME", 0.1)
+    monkeypatch.setattr(listening_for_all, "_PATIENCE", 3600.0)
+    store = StateStore.open(proxy.url)
+    for session in ("s", "other"):
+        store.sessions.create(session)
+    followers = Followers(store, ["s"])
+    wait_until(lambda: len(listening(admin)) == 1)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "statestore-listening"]
+    proxy.swallow("LISTEN")
+    others = Followers(store, ["other"])
+    wait_until(lambda: proxy.faults_left == 0)
+    store.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    for one in (followers, others):
+        one.join()
+        assert [type(error).__name__ for error in one.ended] == ["StoreClosedError"]
 
 
 FORKED = """
