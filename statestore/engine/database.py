@@ -377,19 +377,19 @@ class Database:
 
     @contextmanager
     def _watched(self, connection: Connected, until: float) -> Iterator[None]:
-        watch, given_up = Watch(driver_of(connection), until), False
+        watch = Watch(driver_of(connection), until)
         try:
             try:
                 watchdog.begin(watch)
                 yield
             finally:
                 watchdog.watches.discard(watch)
-                given_up = watchdog.end(watch) and self._writer is None
+                watchdog.end(watch)
         except Exception as exc:
             self._connections.discard(connection, exc)
             raise
         finally:
-            if given_up:
+            if watch.fired and self._writer is None:
                 self._connections.forget(connection)
 
     @contextmanager

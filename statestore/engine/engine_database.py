@@ -214,7 +214,6 @@ class EngineDatabase:
             driver = driver_of(connection.sync_connection.connection)
             watch = call.watch = Watch(driver, call.ends_at)
             until = call.waits_until(self._waits.lock)
-            given_up = False
             try:
                 try:
                     watchdog.begin(watch)
@@ -226,7 +225,7 @@ class EngineDatabase:
                 finally:
                     watchdog.watches.discard(watch)
                     call.watch = None
-                    given_up = watchdog.end(watch) and self.dialect.name == "postgresql"
+                    watchdog.end(watch)
             except StateStoreError:
                 raise
             except Exception as exc:
@@ -237,7 +236,7 @@ class EngineDatabase:
                     await connection.invalidate()
                 raise_for(exc, call, elsewhere=hosts.several(self.engine.url))
             finally:
-                if given_up and not connection.invalidated:
+                if watch.fired and self.dialect.name == "postgresql":
                     await connection.invalidate()
 
     @asynccontextmanager

@@ -100,6 +100,44 @@ def behind(writer: asyncio.Lock, going: asyncio.Event, workers: Workers) -> Task
     return TaskBatches(alone, Held().together, workers, turn, to_the_end=True, patience=None)
 
 
+def test_after_a_group_of_one_a_call_goes_alone_and_after_a_crowd_in_a_group() -> None:
+    async def main() -> None:
+        going, workers, went = asyncio.Event(), Workers(2, "test"), list[list[str]]()
+
+        async def alone(call: Any) -> Any:
+            went.append(["alone", call])
+            await going.wait()
+            return call
+
+        def together(calls: Sequence[Any], until: float) -> list[Any]:
+            went.append(["together", *calls])
+            return list(calls)
+
+        groups = TaskBatches(alone, together, workers, lambda until: nullcontext(), to_the_end=True, patience=None)
+
+        async def come(*names: str) -> None:
+            """The first is alone under way when the others come."""
+            going.clear()
+            tasks = []
+            for name in names:
+                tasks.append(asyncio.create_task(groups.run(Named(name), name)))
+                await asyncio.sleep(0)
+            going.set()
+            await asyncio.wait_for(asyncio.gather(*tasks), 10)
+
+        await come("a", "b")
+        await come("c", "d", "e")
+        await come("f")
+        await come("g")
+        assert went == [
+            *(["alone", "a"], ["together", "b"], ["alone", "c"], ["together", "d", "e"]),
+            *(["together", "f"], ["alone", "g"]),
+        ]
+        workers.close()
+
+    asyncio.run(main())
+
+
 def test_a_group_whose_callers_have_left_fails_nobody_who_comes_later() -> None:
     async def main() -> None:
         writer, going, workers = asyncio.Lock(), asyncio.Event(), Workers(2, "test")

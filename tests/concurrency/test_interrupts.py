@@ -16,6 +16,7 @@ import pytest
 
 import statestore
 from statestore import NewEntry, StateStore
+from statestore.engine import waits as waiting_for
 from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
 from statestore.engine.schedule import Schedule
@@ -173,6 +174,24 @@ def test_who_is_interrupted_as_it_is_woken_does_not_keep_the_others_waiting() ->
     assert lock.locked()
     thread.join(2)
     assert heard == [True]
+
+
+def test_a_shared_signal_is_waited_for_until_the_very_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    signal, now = SharedSignal(), iter([0.0, 0.0, 0.4, 0.499])
+
+    def monotonic() -> float:
+        try:
+            return next(now)
+        except StopIteration:
+            signal.set()
+            return 0.4999
+
+    monkeypatch.setattr(waiting_for, "_LOOK", 0.001)
+    monkeypatch.setattr(waiting_for, "time", SimpleNamespace(monotonic=monotonic))
+    assert signal.wait(0.5)
+    ends = iter([0.0, 0.0, 0.5])
+    monkeypatch.setattr(waiting_for, "time", SimpleNamespace(monotonic=lambda: next(ends)))
+    assert not SharedSignal().wait(0.5)
 
 
 @pytest.mark.parametrize("moment", ["call", "c_return"])

@@ -11,6 +11,7 @@ import pytest
 
 import statestore
 from statestore import CommitUnknownError, InvalidValueError, NewEntry, UnavailableError
+from statestore.engine.sql import Statement
 from tests.support.content import Content
 from tests.support.crowd import at_once
 from tests.support.wire import Proxy
@@ -19,6 +20,8 @@ Store = Any
 
 # Seconds. A test of a hang waits for it no longer: what ends at all here ends well before.
 AMPLE = 25
+
+SLEEP = Statement("SELECT pg_sleep(60)")
 
 
 @pytest.fixture
@@ -128,6 +131,60 @@ def test_one_dead_connection_does_not_stop_its_session(connect: Callable[..., St
     assert dead.is_alive(), "the others have waited for the dead one"
     dead.join(AMPLE)
     assert [entry.content for entry in store.history.read("s")] == list(range(10))
+
+
+def set_in_a_transaction(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.state.set("s", "k", 1)
+
+
+WAYS: dict[str, Callable[[Store], object]] = {"call": CALLS["set"], "transaction": set_in_a_transaction}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_whose_call_was_given_up_is_not_used_again(
+    connect: Callable[..., Store], postgres_url: str, way: str
+) -> None:
+    """What asks the server to end the call may come there late, and would end another."""
+    store = connect(postgres_url, timeout=0.7, pool_size=1)
+    store.sessions.create("s")
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as admin,
+        psycopg.connect(postgres_url) as holder,
+    ):
+        store.state.set("s", "k", 0)
+        before = backends(admin, holder)
+        assert before
+        holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+        with pytest.raises(UnavailableError):
+            WAYS[way](store)
+        holder.rollback()
+        store.state.set("s", "k", 2)
+        # A server takes a moment to see that its client has gone.
+        for _ in range(1000):
+            if not before & backends(admin, holder):
+                break
+            time.sleep(0.01)
+        assert not before & backends(admin, holder)
+
+
+def test_a_batch_that_was_given_up_leaves_its_connection(postgres_url: str) -> None:
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as admin,
+        statestore.StateStore.open(postgres_url, pool_size=1) as store,
+    ):
+        before = backends(admin)
+        assert before
+        with pytest.raises(Exception, match="canceling statement"):
+            store._database.run_batch(lambda link: link.run(SLEEP), time.monotonic() + 0.3)
+        store.sessions.create("s")
+        assert not before & backends(admin)
+
+
+def backends(*besides: psycopg.Connection[Any]) -> set[int]:
+    """The processes of the server that serve this database, but for those of these connections."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+    return {row[0] for row in besides[0].execute(query)} - {one.info.backend_pid for one in besides}
 
 
 def test_who_waits_for_a_lock_is_told_that_nothing_was_written(

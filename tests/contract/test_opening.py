@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from statestore import (
     AsyncStateStore,
@@ -46,6 +47,13 @@ def test_who_hands_a_url_to_the_class_is_sent_to_open(given: Any) -> None:
 
     with pytest.raises(InvalidValueError, match=r"AsyncStateStore\.open"):
         asyncio.run(use())
+
+
+@OWN_ENGINE
+def test_who_hands_an_engine_to_open_is_sent_to_the_class(connect: Callable[..., Store]) -> None:
+    remedy = r"^url: must be a URL or a path, not Engine; a store on an engine: StateStore\(engine\)$"
+    with pytest.raises(InvalidValueError, match=remedy):
+        connect(create_engine("sqlite://"))
 
 
 async def test_an_async_store_can_be_entered_as_it_is_opened(sqlite_url: str) -> None:
@@ -176,19 +184,24 @@ def test_the_log_of_a_file_is_bounded_in_every_connection(connect: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "said"),
     [
-        "sqlite://agents.db",
-        "sqlite:///w.db?timeout=abc",
-        "sqlite:///w.db?foo=bar",
-        "sqlite:///w.db?mode=ro",
-        "postgresql://app@localhost/app?port=abc",
-        "postgresql://app:x@secret@127.0.0.1:1/x",
+        ("", "url: is empty; is a variable not set?"),
+        ("sqlite://agents.db", "needs a third slash in front of a path: sqlite:///agents.db"),
+        ("sqlite://folder/agents.db", "needs a third slash in front of a path: sqlite:///folder/agents.db"),
+        ("sqlite:///w.db?timeout=abc", "url: "),
+        ("sqlite:///w.db?foo=bar", "url: "),
+        ("sqlite:///w.db?mode=ro", "url: "),
+        ("postgresql://app@localhost/app?port=abc", "url: "),
+        ("postgresql://app:secret@[::1/x", "url: cannot be read; it looks like postgresql://"),
+        ("postgresql://app:secret@[::1,h2/x", "url: cannot be read; it looks like postgresql://"),
+        ("postgresql://app:x@secret@127.0.0.1:1/x", "one in a user's name or a password is written %40"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str) -> None:
-    with pytest.raises(InvalidValueError, match="url") as caught:
+def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str, said: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"^url: ") as caught:
         StateStore.open(url)
+    assert said in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

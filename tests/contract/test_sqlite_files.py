@@ -4,6 +4,7 @@ POSIX drops all locks of a process on a file as soon as any descriptor of the fi
 its locks: another process that comes and goes deletes the log, and what is written after that is lost.
 """
 
+import errno
 import json
 import os
 import sqlite3
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from statestore import StateStore, StateStoreError, migrate
+from statestore import ReadOnlyError, StateStore, StateStoreError, StorageFullError, UnavailableError, migrate
 from statestore.engine import engines, sqlite_files
 from tests.support.crowd import at_once
 from tests.support.sqlite_writer import WAYS
@@ -118,6 +119,37 @@ def test_where_mknod_is_not_for_everybody_a_new_file_is_private_too(
         StateStore.open(f"sqlite:///{path}").close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        *((code, ReadOnlyError, "check the permissions of its directory") for code in (errno.EACCES, errno.EROFS)),
+        *((code, StorageFullError, "the disk or the quota is full") for code in (errno.ENOSPC, errno.EDQUOT)),
+        (errno.ENOTDIR, UnavailableError, "check that its directory exists"),
+    ],
+    ids=["EACCES", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR"],
+)
+def test_a_file_that_cannot_be_made_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[StateStoreError], said: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "mknod", refuse)
+    for opener in OPENERS.values():
+        with pytest.raises(kind) as caught:
+            opener(f"sqlite:///{tmp_path / 'new.db'}")
+        assert f"the SQLite file {tmp_path / 'new.db'} cannot be made" in str(caught.value)
+        assert said in str(caught.value)
+        assert caught.value.__cause__ is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_where_there_is_no_directory_there_is_no_file(tmp_path: Path, opener: str) -> None:
+    with pytest.raises(UnavailableError, match="cannot be made; check that its directory exists"):
+        OPENERS[opener](f"sqlite:///{tmp_path / 'missing' / 'new.db'}")
 
 
 @pytest.mark.parametrize("mode", ["ro", "rw"])

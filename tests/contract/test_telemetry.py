@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -11,7 +12,11 @@ from typing import Any
 import pytest
 
 from statestore import AsyncStateStore, InvalidValueError, NewEntry, Operation, SessionNotFoundError, StateStore
+from statestore.engine.batching import carry_out
+from statestore.engine.calls import Call
 from statestore.portable import export_sessions, export_sessions_async
+from statestore.repositories.history.append_batches import APPENDS
+from statestore.repositories.history.repository import HistoryRepository
 from tests.contract.test_close import OPERATIONS, call
 from tests.contract.test_connections import terminate
 from tests.support.crowd import at_once
@@ -182,6 +187,15 @@ def test_calls_of_a_batch_tell_of_each(heard: tuple[Store, list[Operation]]) -> 
     assert sorted(told(operations)) == [("history.append", n) for n in range(1, 9)]
     at_once(*[lambda: store.history.read("s", last=2)] * 8)
     assert told(operations) == [("history.read", 2)] * 8
+
+
+@SYNC
+def test_batches_and_their_calls_are_counted(store: StateStore) -> None:
+    store.sessions.create("s")
+    for size in (5, 3):
+        calls = [Call(HistoryRepository.append, ("s", words(1))) for _ in range(size)]
+        assert None not in carry_out(APPENDS, store._database, calls, time.monotonic() + 30)
+    assert store._database.telemetry.batches == {"history.append": (2, 8)}
 
 
 def test_a_second_try_is_counted(connect: Callable[..., Store], postgres_url: str) -> None:

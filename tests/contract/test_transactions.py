@@ -1,5 +1,6 @@
 """Several operations, one commit; and operations inside a transaction of the caller's."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -25,6 +26,7 @@ from statestore import (
     StoreClosedError,
     UnavailableError,
 )
+from statestore.engine.execution import Transaction
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
@@ -69,6 +71,35 @@ def test_a_transaction_is_undone_by_an_exception(store: Store, content: Content)
     with pytest.raises(Stop):
         fail()
     assert content.snapshot() == before
+
+
+def test_an_event_loop_is_not_held_up_by_a_transaction_that_is_undone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone: list[tuple[threading.Thread, BaseException]] = []
+    abandon = Transaction.abandon
+
+    def watched(self: Transaction, exc: BaseException) -> None:
+        undone.append((threading.current_thread(), exc))
+        abandon(self, exc)
+
+    monkeypatch.setattr(Transaction, "abandon", watched)
+
+    async def fail(store: AsyncStateStore) -> None:
+        async with store.transaction() as tx:
+            await tx.sessions.create("s")
+            raise Stop
+
+    async def main() -> None:
+        async with await AsyncStateStore.open(database_url) as store:
+            with pytest.raises(Stop) as caught:
+                await fail(store)
+            [(thread, exc)] = undone
+            assert thread is not threading.current_thread()
+            assert exc is caught.value
+            assert not await store.sessions.exists("s")
+
+    asyncio.run(main())
 
 
 def test_a_transaction_reads_its_own_writes(store: Store) -> None:
