@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -152,29 +152,39 @@ def judge(copy: Copy, reach: Reach, change: Change, *, thoroughly: bool) -> tupl
     """What became of a change, and by what. None: nothing noticed it, but that was not all.
 
     To find out what the tests of a file reach takes long, and most changes are noticed by tests chosen without that.
+    What none of the tests named for the module reaches is tried on all others that do: the list may lack some.
     """
     files = subjects.tests_of(change.module, ROOT)
     if not files:
         return "not judged", "no tests are named for it"
     ran, seconds = 0, 0.0
-    # What a repository does is the same whether it is called or awaited.
-    for worlds in ("called", "awaited") if thoroughly and change.in_engine else ("called",):
-        known = [file for file in files if thoroughly or reach.knows(file, worlds)]
-        unknown = [file for file in files if file not in known]
-        rounds: Iterator[Sequence[Test] | Sequence[str]] = chain(
-            (part for file in known for part in parts(reach.tests(change.module, change.line, [file], worlds)))
-            if thoroughly
-            else parts(reach.tests(change.module, change.line, known, worlds)),
-            (some for some in (unknown[:1], unknown[1:]) if some),
-        )
-        for tests in rounds:
-            outcome = copy.trial(change.module, change.source, change.changed, tests)
-            seconds += outcome.seconds
-            if not outcome.passed:
-                verdict = "noticed" if outcome.failed else "not judged"
-                return verdict, f"{outcome.failed or outcome.said} ({seconds:.0f} s)"
-            ran += sum(isinstance(test, Test) for test in tests)
-    if not thoroughly and (unknown or change.in_engine):
+
+    def reaching(files: Iterable[str]) -> Iterator[Sequence[Test]]:
+        # What a repository does is the same whether it is called or awaited.
+        for worlds in ("called", "awaited") if change.in_engine else ("called",):
+            for file in files:
+                yield from parts(reach.tests(change.module, change.line, [file], worlds))
+
+    def others() -> Iterator[Sequence[Test]]:
+        if not ran:
+            yield from reaching(subjects.other_tests_of(change.module, ROOT))
+
+    known = [file for file in files if thoroughly or reach.knows(file, "called")]
+    unknown = [file for file in files if file not in known]
+    rounds: Iterator[Sequence[Test] | Sequence[str]]
+    if thoroughly:
+        rounds = chain(reaching(files), others())
+    else:
+        soon = parts(reach.tests(change.module, change.line, known, "called"))
+        rounds = chain(soon, (some for some in (unknown[:1], unknown[1:]) if some))
+    for tests in rounds:
+        outcome = copy.trial(change.module, change.source, change.changed, tests)
+        seconds += outcome.seconds
+        if not outcome.passed:
+            verdict = "noticed" if outcome.failed else "not judged"
+            return verdict, f"{outcome.failed or outcome.said} ({seconds:.0f} s)"
+        ran += sum(isinstance(test, Test) for test in tests)
+    if not thoroughly and (unknown or change.in_engine or not ran):
         return None
     return "SURVIVED", f"{ran} tests reach it ({seconds:.0f} s)"
 

@@ -3,6 +3,7 @@
 The first pattern that fits a module counts. Tests come in the order in which they are likely to notice.
 """
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -45,9 +46,11 @@ _ENGINE = (
     f"{_C}deadlines.py",
     f"{_C}outcomes.py",
     f"{_C}history.py",
+    f"{_C}logging.py",
     "tests/concurrency/test_ends.py",
     "tests/concurrency/test_forking.py",
     "tests/concurrency/test_writers.py",
+    "tests/concurrency/test_interrupts.py",
 )
 _BATCHES = (
     "tests/concurrency/test_batches.py",
@@ -56,6 +59,11 @@ _BATCHES = (
     f"{_C}history.py",
     f"{_C}cancellation.py",
 )
+
+# Where a change is tried that none of the tests named for it reaches.
+_OTHERS = ("unit", "contract", "concurrency", "reports")
+# What reads the sources instead of running them.
+_UNFIT = ("tests/unit/test_mutants.py", "tests/unit/test_typing.py", "tests/unit/test_architecture.py")
 
 _SQLITE = (f"{_C}sqlite_files.py", f"{_C}sqlite_replaced.py", f"{_C}sqlite_space.py")
 
@@ -184,10 +192,16 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/connection_errors.py", (f"{_C}connection_errors.py", f"{_C}failover.py")),
     (
         "engine/driver_errors.py",
-        (f"{_C}connection_errors.py", f"{_C}settled.py", f"{_C}outcomes.py", f"{_C}connections.py"),
+        (
+            *(f"{_C}connection_errors.py", f"{_C}settled.py", f"{_C}outcomes.py", f"{_C}connections.py"),
+            *(f"{_C}host_drivers.py", f"{_C}history.py", f"{_C}logging.py", f"{_C}opening.py"),
+        ),
     ),
     ("engine/host_drivers.py", (f"{_C}host_drivers.py", f"{_C}transactions.py")),
-    ("engine/hosts.py", (f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py")),
+    (
+        "engine/hosts.py",
+        (f"{_C}opening.py", f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py", f"{_C}lazy.py"),
+    ),
     ("engine/migration_targets.py", ("tests/migrations/test_connections.py", "tests/migrations/test_errors.py")),
     ("engine/pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),
     (
@@ -204,14 +218,23 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/slots.py", ("tests/unit/test_slots.py", "tests/concurrency/test_connections_at_hand.py", *_ENGINE)),
     ("engine/lost_places.py", ("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py")),
     ("engine/process_fork.py", ("tests/concurrency/test_forking.py",)),
-    ("engine/sqlite_files.py", (*_SQLITE, f"{_C}connections.py")),
+    ("engine/sqlite_files.py", (*_SQLITE, f"{_C}opening.py", f"{_C}connections.py")),
     ("engine/columns.py", ("tests/unit/test_columns.py", f"{_C}history.py", f"{_C}sessions.py", f"{_C}portable.py")),
     ("engine/sql*.py", ("tests/unit/test_statements.py", f"{_C}explained_statements.py", *_HISTORY, *_CACHE)),
     ("engine/*batch*.py", _BATCHES),
     ("engine/schedule.py", _BATCHES),
-    ("engine/listening.py", (f"{_C}follow.py", "tests/concurrency/test_listening.py")),
-    ("engine/flows.py", (f"{_C}sweep.py", f"{_C}portable*.py")),
-    ("engine/waits.py", ("tests/unit/test_fair_lock.py", f"{_C}deadlines.py", *_BATCHES)),
+    (
+        "engine/listening.py",
+        (f"{_C}follow.py", "tests/concurrency/test_listening.py", "tests/unit/test_threads_not_to_be_had.py"),
+    ),
+    ("engine/flows.py", (f"{_C}leases.py", f"{_C}sweep.py", f"{_C}iterate.py", f"{_C}portable*.py")),
+    (
+        "engine/waits.py",
+        (
+            *("tests/unit/test_fair_lock.py", f"{_C}deadlines.py", "tests/concurrency/test_interrupts.py"),
+            *(f"{_C}cache_flights.py", *_BATCHES),
+        ),
+    ),
     ("engine/*.py", _ENGINE),
 )
 
@@ -226,6 +249,16 @@ def tests_of(module: Path, root: Path) -> list[str]:
     for pattern in patterns:
         found += [str(path.relative_to(root)) for path in sorted(root.glob(pattern))]
     return list(dict.fromkeys(found))
+
+
+def other_tests_of(module: Path, root: Path) -> list[str]:
+    """Tests that are not named for a module and may reach it all the same; those first that import it."""
+    named = tests_of(module, root)
+    found = [path for folder in _OTHERS for path in sorted((root / "tests" / folder).glob("test_*.py"))]
+    imported = re.compile(rf"\b{'.'.join(module.parent.parts)}(?:\.| import .*\b){module.stem}\b")
+    found.sort(key=lambda path: imported.search(path.read_text()) is None)
+    names = [str(path.relative_to(root)) for path in found]
+    return [name for name in names if name not in (*named, *_UNFIT)]
 
 
 def _fits(name: str, pattern: str) -> bool:

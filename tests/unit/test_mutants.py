@@ -1,12 +1,15 @@
 """`./run mutants` changes what it says, and knows the tests of all that it changes."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mutants import operators, places, reaching, subjects
+from mutants import operators, places, reaching, subjects, trial
+from mutants.__main__ import Change, judge
+from mutants.trial import Outcome
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +26,66 @@ def test_every_pattern_fits_something() -> None:
         assert any(subjects._fits(name, pattern) for name in names), pattern
         for test in tests:
             assert list(ROOT.glob(test)), test
+
+
+def test_other_tests_begin_with_those_that_import_the_module() -> None:
+    waits = subjects.PACKAGE / "engine" / "waits.py"
+    named, others = subjects.tests_of(waits, ROOT), subjects.other_tests_of(waits, ROOT)
+    assert "tests/unit/test_fair_lock.py" in named
+    assert not set(named) & set(others)
+    assert len(others) > 100
+    first = (ROOT / others[0]).read_text()
+    assert "statestore.engine.waits" in first or "statestore.engine import waits" in first
+    assert "engine.waits" not in (ROOT / others[-1]).read_text()
+
+
+class Tried:
+    """A copy whose tests never notice anything, and what is reached: by one test, in one file and world."""
+
+    def __init__(self, file: str, worlds: str) -> None:
+        self.reaches = file, worlds
+        self.tried: list[str] = []
+
+    def knows(self, file: str, worlds: str) -> bool:
+        return True
+
+    def tests(self, module: Path, line: int, files: Sequence[str], worlds: str) -> list[trial.Test]:
+        file, world = self.reaches
+        return [trial.Test(f"{file}::test_it", 0.1)] if file in files and world == worlds else []
+
+    def trial(self, module: Path, source: str, changed: str, tests: Sequence[trial.Test]) -> Outcome:
+        self.tried += [test.name for test in tests]
+        return Outcome(passed=True, seconds=0.0, failed="", said="", ended=True)
+
+
+@pytest.mark.parametrize("worlds", ["called", "awaited"])
+@pytest.mark.parametrize("file", ["tests/unit/test_fair_lock.py", "tests/contract/test_tenants.py"])
+def test_what_no_test_named_for_it_reaches_is_tried_on_all_others(file: str, worlds: str) -> None:
+    module = subjects.PACKAGE / "engine" / "waits.py"
+    source = (ROOT / module).read_text()
+    change = Change(module, operators.mutations(source)[0], source)
+    tried: Any = Tried(file, worlds)
+    assert judge(tried, tried, change, thoroughly=False) is None
+    verdict, _ = judge(tried, tried, change, thoroughly=True) or ("", "")
+    assert verdict == "SURVIVED"
+    assert f"{file}::test_it" in tried.tried
+
+
+def test_what_a_named_test_reaches_is_tried_on_no_others() -> None:
+    module = subjects.PACKAGE / "repositories" / "state" / "lists.py"
+    source = (ROOT / module).read_text()
+    [named] = subjects.tests_of(module, ROOT)
+    asked: list[str] = []
+
+    class Asked(Tried):
+        def tests(self, module: Path, line: int, files: Sequence[str], worlds: str) -> list[trial.Test]:
+            asked.extend(files)
+            return super().tests(module, line, files, worlds)
+
+    tried: Any = Asked(named, "called")
+    change = Change(module, operators.mutations(source)[0], source)
+    assert judge(tried, tried, change, thoroughly=True) == ("SURVIVED", "1 tests reach it (0 s)")
+    assert asked == [named]
 
 
 SOURCE = '''"""Docstring: WHERE a AND b > 1."""
