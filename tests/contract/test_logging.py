@@ -71,6 +71,8 @@ def test_tries_to_begin_a_transaction_are_told(
     proxy.lose("request", "BEGIN")
     with store.transaction() as tx:
         tx.sessions.get("s")
+    lost = [record for record in log.records if record.name == "statestore" and record.levelno == logging.WARNING]
+    assert len(lost) == 1
     [line] = lines(log, logging.INFO)
     assert line.startswith("the beginning of a transaction failed (UnavailableError")
 
