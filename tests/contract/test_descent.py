@@ -30,6 +30,14 @@ def test_a_fork_that_would_be_its_own_ancestor_is_refused(store: Store, content:
     assert store.sessions.lineage("z").ancestors == (Ancestor("y", 0), Ancestor("x", 0))
 
 
+def test_the_id_of_a_deleted_ancestor_of_others_is_free(store: Store, clock: MovableClock) -> None:
+    for tree in ("a", "b"):
+        store.sessions.create(f"root {tree}")
+        store.sessions.fork(f"root {tree}", f"child {tree}")
+    store.sessions.delete("root a")
+    assert store.sessions.fork("child b", "root a").parent_session_id == "child b"
+
+
 def test_a_younger_session_under_the_id_of_a_deleted_ancestor_is_another_one(store: Store, clock: MovableClock) -> None:
     store.sessions.create("x")
     store.sessions.fork("x", "y")
