@@ -193,7 +193,7 @@ CREATE TABLE statestore_alembic_version (
 	version_num VARCHAR(32) NOT NULL, oldest_code VARCHAR(32), 
 	CONSTRAINT statestore_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "statestore_alembic_version" VALUES('0009','0005');
+INSERT INTO "statestore_alembic_version" VALUES('0010','0005');
 CREATE TABLE store_settings (
 	namespace VARCHAR(512) NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
@@ -584,7 +584,6 @@ CREATE VIEW session_state AS
      WHERE (s.expires_at IS NULL OR s.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
        AND (e.expires_at IS NULL OR e.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'));
 CREATE INDEX ix_sessions_belongs_to_namespace ON sessions (belongs_to, namespace) WHERE belongs_to IS NOT NULL;
-CREATE INDEX ix_sessions_root_session_id_namespace ON sessions (root_session_id, namespace) WHERE root_session_id <> session_id;
 CREATE INDEX ix_shared_state_user_id_namespace ON shared_state (user_id, namespace) WHERE user_id IS NOT NULL;
 CREATE INDEX ix_usage_rollup_user_id_namespace_kind ON usage_rollup (user_id, namespace, kind);
 CREATE VIEW usage_unsummed_lines AS
@@ -882,4 +881,5 @@ CREATE TRIGGER usage_rollup_update_sessions AFTER UPDATE OF user_id, agent_name 
         END;
 CREATE INDEX ix_sessions_namespace_active_hour ON sessions (namespace, active_hour);
 CREATE INDEX ix_sessions_namespace_created_at ON sessions (namespace, created_at);
+CREATE INDEX ix_sessions_root_session_id_namespace ON sessions (root_session_id, namespace) WHERE root_session_id <> session_id;
 COMMIT;

@@ -47,8 +47,7 @@ OTHER_VIEWS = (
 # Sub-agents of Claude Code, which were imported as forks at the beginning of the session that they worked for.
 SUB_AGENT = "claude-code/sub-agent"
 
-# Columns of sessions, and which of them the index by it and the namespace is for.
-INDEXED = {"belongs_to": "belongs_to IS NOT NULL", "root_session_id": "root_session_id <> session_id"}
+BELONGS_TO = "ix_sessions_belongs_to_namespace"
 
 
 def upgrade() -> None:
@@ -139,7 +138,7 @@ def upgrade() -> None:
     execute(statement("0005_views", "session_state"))
     if not on_postgresql():
         make_sub_agents_parts()
-        index_sessions()
+        create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
         return
     execute(comments())
     if op.get_context().opts.get("transaction_per_migration"):
@@ -147,13 +146,14 @@ def upgrade() -> None:
         # next upgrade begins from the start and finds most of it there already: hence IF NOT EXISTS everywhere.
         with op.get_context().autocommit_block():
             make_sub_agents_parts()
-            for column in INDEXED:
-                drop_index(column, if_exists=True, postgresql_concurrently=True)
-            index_sessions(postgresql_concurrently=True)
+            op.drop_index(op.f(BELONGS_TO), "sessions", schema=schema, if_exists=True, postgresql_concurrently=True)
+            create_index(
+                "sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL", postgresql_concurrently=True
+            )
     else:
         # In a transaction of the caller's, such as that of a host's migration, which cannot be left.
         make_sub_agents_parts()
-        index_sessions()
+        create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
 
 
 def downgrade() -> None:
@@ -169,8 +169,7 @@ def downgrade() -> None:
     for table in reversed(TABLES):
         op.drop_table(table, schema=schema)
     op.drop_column("state_entries", "created_at", schema=schema)
-    for column in INDEXED:
-        drop_index(column)
+    op.drop_index(op.f(BELONGS_TO), "sessions", schema=schema)
     op.drop_column("sessions", "belongs_to", schema=schema)
 
 
@@ -251,17 +250,6 @@ def prefix() -> str:
     if not schema:
         return ""
     return '"' + schema.replace('"', '""') + '".'
-
-
-def index_sessions(**how: Any) -> None:
-    for column, where in INDEXED.items():
-        create_index("sessions", column, "namespace", where=where, **how)
-
-
-def drop_index(column: str, **how: Any) -> None:
-    op.drop_index(
-        op.f(f"ix_sessions_{column}_namespace"), "sessions", schema=op.get_context().version_table_schema, **how
-    )
 
 
 def create_table(name: str, *parts: Any, comment: str) -> None:

@@ -80,7 +80,7 @@ def test_namespaces_are_named_or_begin_so(value: Any, expected: Chosen | None) -
     ("value", "argument", "problem"),
     [
         ("", "namespaces", "1 to 512 characters"),
-        ([], "namespaces", "leave it out for the store's own"),
+        ([], "namespaces", "is empty; name at least one"),
         ([""], "namespaces[0]", "1 to 512 characters"),
         (["a", 7], "namespaces[1]", "string"),
         (["a", "b\0"], "namespaces[1]", "NUL"),
