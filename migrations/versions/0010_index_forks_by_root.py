@@ -21,7 +21,7 @@ def upgrade() -> None:
         with context.autocommit_block():
             schema = context.version_table_schema
             op.drop_index(op.f(INDEX), "sessions", schema=schema, if_exists=True, postgresql_concurrently=True)
-            create_index(postgresql_concurrently=True)
+            create_index(if_not_exists=True, postgresql_concurrently=True)
     else:
         create_index()
 
@@ -31,13 +31,14 @@ def downgrade() -> None:
     op.drop_index(op.f(INDEX), "sessions", schema=op.get_context().version_table_schema)
 
 
-def create_index(*, postgresql_concurrently: bool = False) -> None:
+def create_index(*, if_not_exists: bool | None = None, postgresql_concurrently: bool = False) -> None:
     condition = sa.text("root_session_id <> session_id")
     op.create_index(
         op.f(INDEX),
         "sessions",
         ["root_session_id", "namespace"],
         schema=op.get_context().version_table_schema,
+        if_not_exists=if_not_exists,
         postgresql_where=condition,
         postgresql_concurrently=postgresql_concurrently,
         sqlite_where=condition,
