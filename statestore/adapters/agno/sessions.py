@@ -12,7 +12,7 @@ from agno.db.base import SessionType
 from agno.db.utils import deserialize_history_run, deserialize_session, json_serializer, validate_pagination
 from agno.session import Session, TeamSession, WorkflowSession
 
-from statestore import ConflictError, LazyStore, SessionExistsError, SessionNotFoundError, StoreLike
+from statestore import ConflictError, InvalidValueError, LazyStore, SessionExistsError, SessionNotFoundError, StoreLike
 from statestore import Session as StoredSession
 from statestore.adapters.flows import Flow, OnStore, store
 from statestore.adapters.layouts.agno import AGNO, CONTEXT, DATA, KINDS, metadata_of, name_of
@@ -119,8 +119,8 @@ def get_sessions(
         agent_name=component_id,
         metadata=AGNO if session_type is None else {**AGNO, "session_type": SessionType(session_type).value},
         title_contains=session_name,
-        created_since=None if start_timestamp is None else datetime.fromtimestamp(start_timestamp, UTC),
-        created_until=None if end_timestamp is None else datetime.fromtimestamp(end_timestamp + 1, UTC),
+        created_since=_time("start_timestamp", start_timestamp),
+        created_until=_time("end_timestamp", None if end_timestamp is None else end_timestamp + 1),
         order_by="last_activity_at" if sort_by == "updated_at" else "created_at",
         descending=sort_by is not None and sort_order != "asc",
     )
@@ -180,7 +180,7 @@ def upsert_session(
 def _write(
     self: Sessions, session_id: str, attributes: dict[str, Any], metadata: dict[str, Any], created_at: int | None
 ) -> Flow[StoredSession | None]:
-    begun = None if created_at is None else datetime.fromtimestamp(created_at, UTC)
+    begun = _time("created_at", created_at)
     stored: StoredSession
     while True:
         found = yield store.sessions.find(session_id)
@@ -285,6 +285,13 @@ def is_run(content: Any) -> bool:
 def runs_among(contents: Iterable[Any]) -> list[dict[str, Any]]:
     """Those contents that are runs."""
     return [content for content in contents if is_run(content)]
+
+
+def _time(name: str, seconds: int | None) -> datetime | None:
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError) as error:
+        raise InvalidValueError(name, f"must be a time in seconds since 1970, not {seconds}") from error
 
 
 def _is_agno(session: StoredSession | None) -> bool:
