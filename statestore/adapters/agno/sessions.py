@@ -290,8 +290,8 @@ def runs_among(contents: Iterable[Any]) -> list[dict[str, Any]]:
 def _time(name: str, seconds: int | None) -> datetime | None:
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, OSError, ValueError) as error:
-        raise InvalidValueError(name, f"must be a time in seconds since 1970, not {seconds}") from error
+    except (OverflowError, OSError, TypeError, ValueError):
+        raise InvalidValueError(name, "must be a time in seconds since 1970") from None
 
 
 def _is_agno(session: StoredSession | None) -> bool:
