@@ -1,9 +1,12 @@
 """A plugin for pytest: notes what each test reaches (MUTANTS_NOTES), or runs only chosen tests (MUTANTS_CHOSEN)."""
 
+import faulthandler
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -58,7 +61,8 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool:
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reaching.reached.clear()
     begun = time.monotonic()
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    with _limited(item):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
     seconds = time.monotonic() - begun
     failed = [report.longreprtext for report in reports if report.failed]
     if failed and "MUTANTS_CHOSEN" in os.environ and not any("Timeout (>" in text for text in failed):
@@ -72,6 +76,21 @@ def pytest_runtest_protocol(item: Any, nextitem: pytest.Item | None) -> bool:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+@contextmanager
+def _limited(item: pytest.Item) -> Iterator[None]:
+    """End all if a test has run out of time, and its clean-up hangs: pytest's own limit ends one of them alone."""
+    limit = item.get_closest_marker("timeout")
+    if "MUTANTS_CHOSEN" not in os.environ or limit is None:
+        yield
+        return
+    with open(os.environ["MUTANTS_OUTPUT"], "a") as output:
+        faulthandler.dump_traceback_later(limit.args[0] + LEAST_SECONDS, exit=True, file=output)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _by_module(places: set[str]) -> dict[str, list[int]]:

@@ -113,7 +113,7 @@ class Copy:
         output = self._folder / "output.txt"
         order = {
             "folder": str(self._folder),
-            "environment": {**self._environment, **variables},
+            "environment": {**self._environment, **variables, "MUTANTS_OUTPUT": str(output)},
             "arguments": ["-q", *plugins, "-pno:cacheprovider", "-pmutants.plugin", *arguments],
             "output": str(output),
         }
@@ -146,6 +146,7 @@ def _said(output: str) -> tuple[str, str]:
     """The first test that failed, with its reason, and the last that was said."""
     lines = [line for line in output.splitlines() if line.strip()]
     failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    failed += ["a test and its clean-up hang" for line in lines if line.startswith("Timeout (0:")]
     return (failed or [""])[0], (lines or [""])[-1]
 
 
