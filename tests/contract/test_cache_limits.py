@@ -176,6 +176,20 @@ def test_overwriting_within_the_bytes_evicts_nothing(open_store: Callable[..., S
     assert store.cache.stats().evictions == 0
 
 
+@pytest.mark.parametrize(
+    ("first", "others", "then", "left"),
+    [(100, {"b": 300, "c": 300, "d": 300}, 300, "acd"), (300, dict.fromkeys("bcdefgh", 100), 450, "adefgh")],
+)
+def test_overwriting_the_oldest_makes_room_among_the_others(
+    open_store: Callable[..., Store], first: int, others: dict[str, int], then: int, left: str
+) -> None:
+    store = open_store(cache_max_bytes=1000)
+    for key, size in ({"a": first} | others).items():
+        store.cache.set(key, "x" * size)
+    store.cache.set("a", "x" * then)
+    assert keys(store) == list(left)
+
+
 def test_more_at_once_than_the_cache_keeps_is_refused(open_store: Callable[..., Store]) -> None:
     store = open_store(cache_max_entries=3)
     store.cache.set("k", 1)

@@ -55,18 +55,6 @@ def read_only(content: Content) -> Iterator[None]:
         yield
 
 
-def fill_up(content: Content, table: str) -> None:
-    """Writes to a table fail as they do when the disk is full."""
-    if content.is_sqlite:
-        content.query(f"CREATE TRIGGER filled BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
-    else:
-        content.query(
-            "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$"
-        )
-        content.query(f"CREATE TRIGGER filled BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fill()")
-
-
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.split(".")[0] == "statestore"]
 
@@ -149,7 +137,7 @@ def test_a_full_disk_keeps_nothing_and_fails_nothing(
 ) -> None:
     content = Content(postgres_url)
     store = connect(postgres_url)
-    fill_up(content, table)
+    content.fill_up(table)
     assert store.cache.get_or_compute("k", Computation(store)) == "computed"
     assert store.cache.get_or_compute("k", Computation(store), tags=["t"]) == "computed"
     assert len(warnings(caplog)) == 1
@@ -160,7 +148,7 @@ def test_a_full_disk_keeps_nothing_and_fails_nothing(
 def test_a_value_that_the_database_refuses_is_returned(
     store: Store, content: Content, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill_up(content, "cache_entries")
+    content.fill_up("cache_entries")
     computation = Computation(store)
     assert store.cache.get_or_compute("k", computation) == "computed"
     assert store.cache.get_or_compute("k", computation) == "computed"
@@ -173,7 +161,7 @@ def test_a_value_that_the_database_refuses_is_returned(
 
 
 def test_in_a_transaction_the_failure_counts(store: Store, content: Content) -> None:
-    fill_up(content, "cache_entries")
+    content.fill_up("cache_entries")
 
     def work() -> None:
         with store.transaction() as tx:

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import make_url
 
-from statestore import NewEntry, ReadOnlyError
+from statestore import NewEntry, ReadOnlyError, StateStoreError
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.worlds import entering
@@ -143,6 +143,16 @@ def test_where_it_can_be_written_a_read_extends(
     store = open_store(clock=clock)
     assert store.history.read("s")[0].content == "a"
     assert store.sessions.get("s").expires_at == clock.now + HOUR
+
+
+def test_an_extension_that_fails_where_it_can_be_written_is_told(
+    due: None, open_store: Callable[..., Store], content: Content, clock: MovableClock
+) -> None:
+    store = open_store(clock=clock)
+    content.fill_up("sessions", "UPDATE")
+    with pytest.raises(StateStoreError) as raised:
+        store.sessions.get("s")
+    assert not isinstance(raised.value, ReadOnlyError)
 
 
 def test_a_failure_that_was_caught_does_not_fail_a_transaction_that_only_reads(store: Store) -> None:

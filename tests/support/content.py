@@ -57,6 +57,17 @@ class Content:
         """All rows of a view, in no order."""
         return self.query(f"SELECT * FROM {view}")
 
+    def fill_up(self, table: str, event: str = "INSERT") -> None:
+        """From now on writes to a table fail as they do when the disk is full."""
+        if self.is_sqlite:
+            self.query(f"CREATE TRIGGER filled BEFORE {event} ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
+        else:
+            self.query(
+                "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'full' USING ERRCODE = '53100'; END $$"
+            )
+            self.query(f"CREATE TRIGGER filled BEFORE {event} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION fill()")
+
     def explain(self, sql: str, params: Mapping[str, Any]) -> Rows:
         """PostgreSQL's plan for a statement of the store, with its parameters as psycopg spells them."""
         return [dict(row) for row in self._connection.execute(f"EXPLAIN {sql}", params).fetchall()]
