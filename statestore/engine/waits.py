@@ -55,7 +55,7 @@ def in_seconds(value: Any, argument: str) -> float:
 
 
 def ends_at(timeout: float) -> float:
-    """When a call that begins now has to have ended, on the monotonic clock."""
+    """When a call that begins now has to have ended, on the monotonic clock: each way into the engine asks here."""
     return min(time.monotonic() + timeout, _ends.get()[-1])
 
 

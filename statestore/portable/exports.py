@@ -1,4 +1,7 @@
-"""What is in the file of an export after its sessions: all that belongs to them, one session after the other."""
+"""What is in the file of an export after its sessions: all that belongs to them, one session after the other.
+
+How a row is written is in `repositories/portable/portable_values.py`, and the format as a whole in `__init__.py` here.
+"""
 
 import sqlite3
 from abc import ABC, abstractmethod

@@ -42,7 +42,8 @@ _THEN = f""",
         SELECT added.seq, added.turn, added.created_at, %s AS whole_due FROM session AS s, woken, added"""
 _AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 
-# An append is tried as if there was nothing to decide, and rerun under the lock if there is.
+# An append is tried as if there was nothing to decide, and rerun under the lock if there is: `append` in
+# `repository.py` then looks for what is stored already.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
 # PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"

@@ -209,7 +209,7 @@ _SELECTED = {"turn": "session.base_turn + v.turn", "created_at": "coalesce(v.cre
 
 @lru_cache(maxsize=128)
 def insert_one(columns: tuple[str, ...]) -> Statement:
-    """Insert one entry at a position that is already known."""
+    """Insert one entry at a position that is already known: on SQLite, and for all who hold the session's lock."""
     names = (*_REQUIRED_COLUMNS, *(column for column in columns if column != "created_at"))
     return Statement(f"""
         INSERT INTO $history_entries (namespace, session_id, seq, created_at, {", ".join(names)})

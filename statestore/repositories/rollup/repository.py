@@ -1,5 +1,7 @@
 """Keeping the sums of what was used: one step at a time, each in a short transaction of its own.
 
+A sweep takes the steps; an append writes to no sum. What entries used that are gone is in the usage ledger.
+
 What is to be done next is in the namespace's row of `usage_rollup_state`, whose lock a step holds, so any number of
 workers may do so at once, and one that dies leaves the rest to the next.
 

@@ -1,5 +1,7 @@
 """What entries used is kept when they go: their sums, by the quarter of an hour, in the usage ledger.
 
+The sums of all that was used, of entries that are there as well, are another thing: `repositories/rollup`.
+
 Entries are folded before they are deleted, or handed to a fork that sees them, in the same transaction and under the
 lock of their session. A quarter of an hour that a session has lines for already is written anew with the sums of both,
 so the ledger grows with the time in which a session was used and not with how often it was trimmed.

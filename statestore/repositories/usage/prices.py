@@ -165,7 +165,7 @@ class PricesRepository(Repository, group="prices"):
         priced = [
             {"session_id": call["session_id"], "seq": call["seq"], "cost_usd": cost}
             for call in calls
-            if (cost := _cost_of(call, book)) is not None
+            if (cost := _cost_on_its_day(call, book)) is not None
         ]
         self._link.many(_SET_COST, priced)
         more = (calls[-1]["session_id"], calls[-1]["seq"]) if len(calls) == limit else None
@@ -177,11 +177,11 @@ class PricesRepository(Repository, group="prices"):
         priced = [
             {"record_id": call["record_id"], "cost_usd": cost}
             for call in calls
-            if (cost := _cost_of(call | {"response_model": call["model"]}, book)) is not None
+            if (cost := _cost_on_its_day(call | {"response_model": call["model"]}, book)) is not None
         ]
         self._link.many(_SET_COST_OF_RECORD, priced)
         return len(calls), len(priced), (calls[-1]["record_id"], _RECORDS) if len(calls) == limit else None
 
 
-def _cost_of(call: dict[str, Any], book: PriceBook) -> Decimal | None:
+def _cost_on_its_day(call: dict[str, Any], book: PriceBook) -> Decimal | None:
     return price_rows.cost_of(call, call.get("content"), book, call["created_at"].date())
