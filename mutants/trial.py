@@ -146,7 +146,7 @@ def _said(output: str) -> tuple[str, str]:
     """The first test that failed, with its reason, and the last that was said."""
     lines = [line for line in output.splitlines() if line.strip()]
     failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    failed += ["a test and its clean-up hang" for line in lines if line.startswith("Timeout (0:")]
+    failed += ["a test and its clean-up hang" for line in lines if "Timeout (0:" in line]
     return (failed or [""])[0], (lines or [""])[-1]
 
 
