@@ -206,7 +206,14 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),
     (
         "engine/connections.py",
-        ("tests/concurrency/test_connections_at_hand.py", f"{_C}failover.py", *_SQLITE, *_ENGINE),
+        (
+            *("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py", f"{_C}failover.py"),
+            *(*_SQLITE, *_ENGINE),
+        ),
+    ),
+    (
+        "engine/async_database.py",
+        ("tests/unit/test_awaited_to_the_end.py", "tests/concurrency/test_batches.py", *_ENGINE),
     ),
     (
         "engine/watchdog.py",

@@ -1,4 +1,4 @@
-"""A call on a caller's engine ends in time also where its pool talks to the server first."""
+"""A store on a caller's engine takes no connection longer than a call, and none for longer than the call may take."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from statestore import StateStore, UnavailableError
+from tests.support.engines import sync_engine
 from tests.support.wire import Proxy
 
 AMPLE = 15
@@ -41,4 +42,16 @@ def test_a_connection_that_was_used_before_is_not_waited_for(postgres_url: str, 
     assert isinstance(outcome[0], UnavailableError)
     assert time.monotonic() - begun < AMPLE
     proxy.close()
+    engine.dispose()
+
+
+def test_what_a_call_has_borrowed_is_given_back(database_url: str) -> None:
+    engine = sync_engine(database_url)
+    with StateStore(engine) as store:
+        store.sessions.create("s")
+        assert engine.pool.checkedout() == 0
+        with store.transaction() as tx:
+            assert tx.sessions.get("s").session_id == "s"
+            assert engine.pool.checkedout() == 1
+        assert engine.pool.checkedout() == 0
     engine.dispose()
