@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from typing import NamedTuple, Self
 
 # Far more than all tests of a module take: one test that hangs ends before, see `mutants.plugin`.
 SECONDS = 3600
+
+# The last line of tests that have all passed. What they have left open may complain behind it.
+_ALL_PASSED = re.compile(r"^\d+ passed", re.MULTILINE)
 
 # What pytest ends with if there is nothing to run.
 _NO_TESTS = 5
@@ -130,9 +134,13 @@ class Copy:
         finally:
             guard.cancel()
             _end(process)
-        failed, last = _said(output.read_text())
+        said = output.read_text()
+        failed, last = _said(said)
         # Without that line nothing was tested, whatever the exit code says.
-        passed = (code == 0 and " passed" in last) or code == _NO_TESTS
+        all_passed = _ALL_PASSED.search(said) is not None
+        if all_passed and code == 1:
+            failed = f"they passed, and what they left behind failed at the end: {last}"
+        passed = (code == 0 and all_passed) or code == _NO_TESTS
         return Outcome(passed, time.monotonic() - begun, failed, last, ended=code in (0, 1, _NO_TESTS))
 
 
