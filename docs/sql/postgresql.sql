@@ -3214,7 +3214,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- Serves history.append, sessions.save, turn.commit.
 -- Run by ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
 --
--- Insert one entry at a position that is already known.
+-- Insert one entry at a position that is already known: on SQLite, and for all who hold the session's lock.
 --
 -- Built for: an entry that says what it used.
 INSERT INTO "statestore".history_entries (namespace, session_id, seq, created_at, entry_id, turn, role, content,
