@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, NullPool, create_engine, event
 
 from statestore.errors import InvalidValueError
 from statestore.schema.naming import metadata
@@ -114,7 +114,7 @@ def without_prefix(connection: Connection, prefix: str) -> Iterator[Connection]:
     def rename(found: re.Match[str]) -> str:
         return found[1] if found[1] in RELATIONS or _PARTS.fullmatch(found[1]) else found[0]
 
-    with create_engine("sqlite://").connect() as copy:
+    with create_engine("sqlite://", poolclass=NullPool).connect() as copy:
         for sql in ours:
             copy.exec_driver_sql(re.sub(rf"\b{prefix}(\w+)", rename, sql))
         yield copy

@@ -1,5 +1,6 @@
 """A store in the SQLite file of an application whose own tables are called as ours are."""
 
+import gc
 import io
 import re
 import shutil
@@ -153,6 +154,21 @@ def test_two_prefixes_and_none_in_one_file_know_nothing_of_each_other(
         assert migrate.differences(sqlite_url, table_prefix=prefix) == []
     migrate.downgrade(sqlite_url, "base", table_prefix="a_")
     assert [store.sessions.count() for store in (stores[0], stores[2])] == [1, 1]
+
+
+def test_a_comparison_closes_all_that_it_opened(prefixed_url: str) -> None:
+    """A connection left to the garbage collector is a ResourceWarning of Python 3.13, in whatever runs just then."""
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if isinstance(one, sqlite3.Connection)}
+    gc.disable()
+    try:
+        assert migrate.differences(prefixed_url, table_prefix="app_") == []
+        left = [one for one in gc.get_objects() if isinstance(one, sqlite3.Connection) and id(one) not in before]
+        for one in left:
+            with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+                one.execute("SELECT 1")
+    finally:
+        gc.enable()
 
 
 @IN_WORLDS
