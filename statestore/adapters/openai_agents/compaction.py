@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from statestore import AsyncStateStore, AsyncTransaction, Entry, NewEntry, SessionNotFoundError
+from statestore import AsyncStateStore, AsyncTransaction, Entry, SessionNotFoundError
+from statestore.adapters.openai_agents.items import entries_of
 
 Prunes = Callable[[Any], bool]
 
@@ -46,7 +47,7 @@ async def _replace(
         kept_from = await _first_kept(tx, session_id, expected[0].seq, prunes)
         await tx.history.trim(session_id, keep_last=expected[-1].seq - kept_from + 1)
     await tx.history.pop_last(session_id, len(expected))
-    await tx.history.append(session_id, [NewEntry(item) for item in items])
+    await tx.history.append(session_id, entries_of(items))
     return True
 
 
@@ -71,7 +72,7 @@ async def replace_all(store: AsyncStateStore, session_id: str, items: Sequence[A
 
     async def replace(tx: AsyncTransaction) -> bool:
         await tx.history.clear(session_id)
-        await tx.history.append(session_id, [NewEntry(item) for item in items])
+        await tx.history.append(session_id, entries_of(items))
         return True
 
     return await store.run_transaction(replace)

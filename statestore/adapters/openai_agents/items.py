@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from statestore import Entry
+from statestore import Entry, InvalidValueError, NewEntry
 
 _NAMED_BY_TYPE: Final = frozenset(
     {
@@ -21,6 +21,21 @@ _NAMED_BY_TYPE: Final = frozenset(
 _SEARCHES: Final = frozenset({"tool_search_call", "tool_search_output"})
 _OF_SERVERS: Final = frozenset({"mcp_call", "mcp_approval_request"})
 _CALLS: Final = _NAMED_BY_TYPE | _OF_SERVERS | {"tool_call", "function_call", "custom_tool_call", "tool_search_call"}
+
+
+def entries_of(items: Sequence[Any]) -> list[NewEntry]:
+    """Items as entries.
+
+    Raises:
+        InvalidValueError: One of them is not a dictionary.
+    """
+    if isinstance(items, str | Mapping):
+        raise InvalidValueError("items", "must be a list of items; wrap a single one in a list")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Mapping):
+            problem = f"item {number} of {len(items)} is of type {type(item).__name__}; an item is a dictionary"
+            raise InvalidValueError("items", problem)
+    return [NewEntry(item) for item in items]
 
 
 def type_of(item: Any) -> str:

@@ -12,12 +12,12 @@ from statestore import (
     AsyncStateStore,
     InvalidValueError,
     LazyStore,
-    NewEntry,
     NewSession,
     SessionNotFoundError,
     StoreLike,
 )
 from statestore.adapters.openai_agents.compaction import Snapshot, replace_all, snapshot
+from statestore.adapters.openai_agents.items import entries_of
 from statestore.adapters.openai_agents.run_usage import record
 
 T = TypeVar("T")
@@ -48,8 +48,8 @@ class StatestoreSession:
             create: What the session is to be like if its first items create it, such as its user and its TTL.
             session_settings: As the SDK's sessions take them; `limit` is how many items `get_items` returns by default.
         """
-        if not session_id:
-            raise InvalidValueError("session_id", "must not be empty")
+        if not isinstance(session_id, str) or not session_id:
+            raise InvalidValueError("session_id", "must be a string of at least one character")
         self.session_id = session_id
         self.session_settings: SessionSettings | None = coerce_session_settings(session_settings or {})
         self._create = NewSession() if create is None else create
@@ -61,7 +61,11 @@ class StatestoreSession:
         return await self._on_current(lambda store, place: store.history.messages(place, last=last)) or []
 
     async def add_items(self, items: Items) -> None:
-        """Append *items*, all or none."""
+        """Append *items*, all or none.
+
+        Raises:
+            InvalidValueError: One of them is not a dictionary, or not exact JSON. Nothing was written.
+        """
         if items:
             await self._on_current(lambda store, place: self._append(store, place, items))
 
@@ -106,7 +110,7 @@ class StatestoreSession:
     async def _append(self, store: AsyncStateStore, place: str, items: Items) -> None:
         # Only the session itself is made by its first items; a branch that is missing was removed.
         create = self._create if place == self.session_id else False
-        await store.history.append(place, [NewEntry(item) for item in items], create=create)
+        await store.history.append(place, entries_of(items), create=create)
 
     def _limit(self, limit: int | None) -> int | None:
         return self.session_settings.limit if limit is None and self.session_settings is not None else limit

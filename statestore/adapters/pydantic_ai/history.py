@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-from pydantic_ai.messages import ModelMessage
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
-from statestore import LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
+from statestore import InvalidValueError, LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
 from statestore.adapters.flows import Flow, OnStore, awaited, called, store
 from statestore.adapters.pydantic_ai.messages import AGENT, entry_of, messages_of
+
+_MESSAGES = (ModelRequest, ModelResponse)
 
 
 class MessageHistory(OnStore):
@@ -55,6 +57,7 @@ class MessageHistory(OnStore):
                 They may be of several runs. Those without a `run_id` are stored each time.
 
         Raises:
+            InvalidValueError: One of them is not a message. Nothing was written.
             ConflictError: The session has another message in the place of one of these. Nothing was written.
         """
         yield store.history.append(self._session_id, self._entries(messages), create=self._new)
@@ -62,6 +65,8 @@ class MessageHistory(OnStore):
     append_sync, append = called(_append), awaited(_append)
 
     def _entries(self, messages: Sequence[ModelMessage]) -> list[NewEntry]:
+        if not isinstance(messages, Sequence) or any(not isinstance(one, _MESSAGES) for one in messages):
+            raise InvalidValueError("messages", "must be a list of messages of pydantic-ai, as new_messages() returns")
         numbers = Counter[str]()
         entries = []
         for message in messages:

@@ -46,8 +46,12 @@ async def test_the_settings_say_how_many_items_there_are(store: AsyncStateStore)
 
 async def test_what_is_refused_is_not_stored(store: AsyncStateStore) -> None:
     session = StatestoreSession("s", store)
-    with pytest.raises(InvalidValueError, match="session_id"):
-        StatestoreSession("", store)
+    for name in ("", None, 7):
+        with pytest.raises(InvalidValueError, match="session_id"):
+            StatestoreSession(name, store)  # type: ignore[arg-type]
+    for items in ([None], ["Hi"], [user("fine"), 7], "Hi", user("not in a list")):
+        with pytest.raises(InvalidValueError, match="items"):
+            await session.add_items(items)  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError):
         await session.add_items([user("fine"), {"role": "user", "content": float("nan")}])  # type: ignore[typeddict-item, list-item]
     with pytest.raises(InvalidValueError, match="last"):

@@ -34,6 +34,15 @@ def agent() -> Agent[None, str]:
     return agent
 
 
+async def test_what_is_not_a_message_is_refused(lazy: LazyStore) -> None:
+    history = MessageHistory("s", lazy)
+    message = ModelRequest(parts=[UserPromptPart("Hi")])
+    for messages in (None, "Hi", message, [None], [message, {"kind": "request"}]):
+        with pytest.raises(InvalidValueError, match="messages"):
+            await history.append(messages)  # type: ignore[arg-type]
+    assert not await (await lazy.here()).sessions.exists("s")
+
+
 async def test_a_run_is_stored_and_continued_exactly(lazy: LazyStore) -> None:
     history = MessageHistory("s", lazy, user_id="ada", agent_name="guide")
     assert await history.load() == []
