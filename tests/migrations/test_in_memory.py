@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -34,19 +35,15 @@ def rendered() -> sqlite3.Connection:
 
 
 def test_it_is_what_the_migrations_make() -> None:
-    made, migrated = rendered(), in_memory.migrated()
-    try:
+    with closing(rendered()) as made, closing(in_memory.migrated()) as migrated:
         assert contents(made) == contents(migrated), (
             "migrations have changed: ./run sql writes migrations/in_memory.sql"
         )
         assert len(contents(made)["objects"]) > 50
-    finally:
-        made.close()
-        migrated.close()
 
 
 def test_its_schema_is_the_one_that_the_code_works_with() -> None:
-    with in_memory.engine().connect() as connection:
+    with in_memory.engine().connect() as connection, closing(in_memory.driver_of(connection)):
         migrate.create_in_memory(connection)
         migrate.check(connection)
         assert migrate.differences(connection) == []

@@ -1,6 +1,7 @@
 """What the migrations come to on SQLite, as SQL: migrations/in_memory.sql, which `./run sql` writes."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, StaticPool, create_engine
@@ -15,7 +16,8 @@ HEADER = """\
 
 
 def text() -> str:
-    return HEADER + "\n".join(migrated().iterdump()) + "\n"
+    with closing(migrated()) as database:
+        return HEADER + "\n".join(database.iterdump()) + "\n"
 
 
 def migrated() -> sqlite3.Connection:
@@ -26,7 +28,7 @@ def migrated() -> sqlite3.Connection:
 
 
 def engine() -> Engine:
-    """One of a new database in memory, whose connection stays."""
+    """One of a new database in memory, whose connection stays until somebody closes it."""
     return create_engine("sqlite://", poolclass=StaticPool, connect_args={"isolation_level": None})
 
 
