@@ -48,7 +48,7 @@ class StatestoreSession:
             create: What the session is to be like if its first items create it, such as its user and its TTL.
             session_settings: As the SDK's sessions take them; `limit` is how many items `get_items` returns by default.
         """
-        if not isinstance(session_id, str) or not session_id:
+        if not (session_id and isinstance(session_id, str)):
             raise InvalidValueError("session_id", "must be a string of at least one character")
         self.session_id = session_id
         self.session_settings: SessionSettings | None = coerce_session_settings(session_settings or {})

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
 
@@ -64,7 +65,7 @@ class MessageHistory(OnStore):
 
     append_sync, append = called(_append), awaited(_append)
 
-    def _entries(self, messages: Sequence[ModelMessage]) -> list[NewEntry]:
+    def _entries(self, messages: Any) -> list[NewEntry]:
         if not isinstance(messages, Sequence) or any(not isinstance(one, _MESSAGES) for one in messages):
             raise InvalidValueError("messages", "must be a list of messages of pydantic-ai, as new_messages() returns")
         numbers = Counter[str]()
