@@ -38,6 +38,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generati
 
 from statestore import NEVER, InvalidValueError, LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
 from statestore.adapters.flows import Flow, OnStore, awaited, called, store
+from statestore.adapters.layouts.labels import label
 
 _MESSAGES = (
     *(AIMessage, ChatMessage, FunctionMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage),
@@ -125,7 +126,7 @@ def _entries(messages: Sequence[Any]) -> list[NewEntry]:
         NewEntry(
             message.model_dump(),
             entry_id=message.id or None,
-            provider_name=message.response_metadata.get("model_provider"),
+            provider_name=label(message.response_metadata.get("model_provider")),
         )
         for message in unique.values()
     ]

@@ -34,6 +34,7 @@ from statestore import (
     StoreLike,
     Usage,
 )
+from statestore.adapters.layouts.labels import label
 
 if TYPE_CHECKING:
     from strands.multiagent.base import MultiAgentBase
@@ -199,8 +200,8 @@ def _entry(given: SessionMessage, agent_id: str) -> NewEntry:
         role="tool" if results else message["role"],
         agent_name=agent_id,
         usage=_usage(reported.get("usage")),
-        tool_name=calls[0].get("name") if calls else None,
-        tool_call_id=(calls + results)[0].get("toolUseId") if calls or results else None,
+        tool_name=label(calls[0].get("name")) if calls else None,
+        tool_call_id=label((calls + results)[0].get("toolUseId")) if calls or results else None,
         duration=timedelta(milliseconds=metrics["latencyMs"]) if metrics.get("latencyMs") else None,
         metadata={_STRANDS: kept},
     )
@@ -210,9 +211,10 @@ def _usage(reported: Any) -> Usage:
     """What a model call used. Tokens of a prompt cache are part of the input for some models; the total tells."""
     if not reported:
         return Usage()
-    used = Usage.of(reported)
+    used = Usage.of(reported, strict=False)
     plain, output = reported.get("inputTokens", 0), reported.get("outputTokens", 0)
-    return replace(used, input_tokens=plain) if plain + output == reported.get("totalTokens") else used
+    is_whole = used.input_tokens is not None and plain + output == reported.get("totalTokens")
+    return replace(used, input_tokens=plain) if is_whole else used
 
 
 def _message(entry: Entry) -> SessionMessage:

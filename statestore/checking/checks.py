@@ -18,8 +18,6 @@ MAX_SCHEMA_BYTES = 63
 MAX_NAMES_BYTES = 2_640
 MAX_NAMESPACE_BYTES = 600
 MAX_INTEGER = 2**63 - 1
-# Of one entry: more than any call uses, and small enough that sums over all entries of a table still fit 64 bits.
-MAX_TOKENS = 10**9
 # Of a history: far beyond any real one, and small enough that no position computed from it exceeds 64 bits.
 MAX_POSITION = 10**12
 # Far beyond any use, and short enough that now + ttl never passes the year 9999.

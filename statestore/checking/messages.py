@@ -20,7 +20,6 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from statestore.checking import exactjson, inexact
-from statestore.checking.checks import MAX_TOKENS
 from statestore.errors import InvalidValueError
 from statestore.values import reported_usage
 from statestore.values.history import NewEntry, Usage
@@ -165,7 +164,7 @@ def finish_reason(message: Mapping[str, Any]) -> str | None:
 def usage(message: Mapping[str, Any]) -> Usage:
     """The tokens that the message reports, in OpenTelemetry's terms."""
     for name in ("usage", "usage_metadata"):
-        found = reported_usage.find(message.get(name), most=MAX_TOKENS)
+        found = reported_usage.find(message.get(name))
         if found is not None:
             return Usage(**found)
     return Usage()
@@ -249,7 +248,7 @@ def _mapping(said: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 def _tokens(said: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         value = said.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= reported_usage.MAX_TOKENS:
             return value
     return None
 
@@ -348,5 +347,5 @@ def _response(response: Mapping[str, Any], output: list[Any]) -> NewEntry:
 
 
 def _usage(response: Mapping[str, Any]) -> Usage | None:
-    found = reported_usage.find(response, most=MAX_TOKENS)
+    found = reported_usage.find(response)
     return None if found is None else Usage(**found)

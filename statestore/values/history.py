@@ -30,25 +30,28 @@ class Usage:
     reasoning_output_tokens: int | None = None
 
     @classmethod
-    def of(cls, reported: Any) -> "Usage":
+    def of(cls, reported: Any, *, strict: bool = True) -> "Usage":
         """The usage that an SDK reports, in these terms.
 
         Args:
             reported: A usage of OpenAI (chat completions and responses), Anthropic, LangChain (`usage_metadata`),
                 openai-agents, pydantic-ai, Gemini, Bedrock or Ollama, as an object or as a mapping; or a response, a
                 message or the result of a run that has one. A `Usage` is returned as it is.
+            strict: Whether what cannot be stored is refused. With False a figure below zero or above 1,000,000,000
+                counts as not reported, and what reports nothing is a `Usage()`: for what others have said, which must
+                not keep you from storing the rest.
 
         Raises:
-            InvalidValueError: It is none of these, or reports no tokens.
+            InvalidValueError: It is none of these, or reports no tokens. Not with `strict=False`.
         """
         if isinstance(reported, cls):
             return reported
-        found = reported_usage.find(reported)
-        if found is None:
+        found = reported_usage.find(reported, most=None if strict else reported_usage.MAX_TOKENS)
+        if found is None and strict:
             raise InvalidValueError(
                 "usage", f"{type(reported).__name__} reports no tokens that are known; pass Usage(input_tokens=…)"
             )
-        return cls(**found)
+        return cls(**(found or {}))
 
 
 @dataclass(frozen=True, slots=True)

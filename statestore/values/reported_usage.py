@@ -7,6 +7,9 @@ input, as OpenTelemetry wants it; others report them separately, and they are ad
 from collections.abc import Mapping
 from typing import Any
 
+# Of one entry: more than any call uses, and small enough that sums over all entries of a table still fit 64 bits.
+MAX_TOKENS = 10**9
+
 # In each: the names of the input, the output, what was read from the cache, what was written to it, and the reasoning.
 # A dot leads into an object. The first group that has the input or the output counts.
 _INCLUSIVE = (
@@ -39,10 +42,10 @@ _HOLDERS = ("usage", "usage_metadata", "context_wrapper.usage")
 Figures = dict[str, int | None]
 
 
-def find(reported: Any, *, most: int | None = None) -> Figures | None:
+def find(reported: Any, *, most: int | None = MAX_TOKENS) -> Figures | None:
     """The figures of a usage, or of what has one: a response, a message, the result of a run. None if there are none.
 
-    With *most* a figure that is negative, or greater, counts as not reported.
+    A figure that is negative, or greater than *most*, counts as not reported; None takes each as it is.
     """
     found = _figures(reported, most)
     for holder in _HOLDERS:
@@ -50,7 +53,10 @@ def find(reported: Any, *, most: int | None = None) -> Figures | None:
             break
         held = _get(reported, holder)
         found = _figures(held() if callable(held) else held, most)
-    return found
+    if found is None or most is None:
+        return found
+    # A sum of figures may exceed what each of them does not.
+    return {name: figure if figure is None or figure <= most else None for name, figure in found.items()}
 
 
 def _figures(said: Any, most: int | None) -> Figures | None:

@@ -265,3 +265,24 @@ def test_usage_of_what_sdks_report() -> None:
     for reported in (None, 5, {}, {"input_tokens": "5"}, {"input_tokens": True}, object(), Usage):
         with pytest.raises(InvalidValueError, match=r"^usage: .* reports no tokens"):
             Usage.of(reported)
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ({"prompt_tokens": -1, "completion_tokens": 3}, Usage(output_tokens=3)),
+        ({"input_tokens": 10**9 + 1, "output_tokens": 10**9}, Usage(output_tokens=10**9)),
+        ({"input_tokens": 10**9, "cache_read_input_tokens": 1}, Usage(cache_read_input_tokens=1)),
+        ({"inputTokens": "5", "outputTokens": -1}, Usage()),
+        ({}, Usage()),
+        (None, Usage()),
+        ("none", Usage()),
+    ],
+)
+def test_of_a_usage_that_is_odd_the_rest_can_be_taken(reported: Any, expected: Usage) -> None:
+    assert Usage.of(reported, strict=False) == expected
+
+
+def test_a_usage_that_is_odd_is_refused_where_it_is_given(store: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"usage\.input_tokens"):
+        store.history.append("s", [NewEntry("x", usage={"input_tokens": -1, "output_tokens": 3})], create=True)

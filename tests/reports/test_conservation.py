@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine
 
 from statestore import ConflictError, Entry, NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
-from statestore.checking.checks import MAX_TOKENS
 from statestore.repositories.history.entry_edits import TAKEN_OUT
+from statestore.values.reported_usage import MAX_TOKENS
 from tests.reports.ledger_model import Expected, of_row, total
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound

@@ -1,5 +1,8 @@
 """Which session of a store a transcript of the SDK is."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from claude_agent_sdk import SessionKey, SessionListSubkeysKey
 
 from statestore import InvalidValueError, Session
@@ -10,7 +13,10 @@ def statestore_id(key: SessionKey | SessionListSubkeysKey) -> str:
 
     Slashes in the first two, and percent signs, are written as in URLs, so no two keys have the same id.
     """
-    parts = [quoted(key["project_key"], "project_key"), quoted(key["session_id"], "session_id")]
+    said: Any = key
+    if not isinstance(said, Mapping):
+        raise InvalidValueError("key", f"must have project_key and session_id, is of type {type(said).__name__}")
+    parts = [quoted(said.get("project_key"), "project_key"), quoted(said.get("session_id"), "session_id")]
     return "/".join([*parts, subpath] if (subpath := subpath_of(key)) else parts)
 
 
@@ -21,7 +27,9 @@ def whole(key: SessionKey) -> str:
 
 def subpath_of(key: SessionKey | SessionListSubkeysKey) -> str | None:
     subpath = key.get("subpath")
-    return subpath if isinstance(subpath, str) and subpath else None
+    if subpath is not None and not isinstance(subpath, str):
+        raise InvalidValueError("subpath", f"must be a string, not {type(subpath).__name__}")
+    return subpath or None
 
 
 def quoted(name: object, argument: str) -> str:

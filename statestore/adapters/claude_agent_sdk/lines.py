@@ -9,6 +9,7 @@ from claude_agent_sdk import SessionKey, SessionStoreEntry, SessionSummaryEntry,
 
 from statestore import InvalidValueError, NewEntry, Usage
 from statestore.adapters.claude_agent_sdk.keys import subpath_of
+from statestore.adapters.layouts.labels import label
 
 # The names that `statestore import claude-code` gives, so that either of the two sees what the other has counted.
 AGENT = "claude-code"
@@ -66,19 +67,19 @@ def _entry(line: Line, usage: Usage, agent_name: str) -> NewEntry:
     blocks = [block for block in content if isinstance(block, Mapping)] if isinstance(content, list) else []
     call = next((block for block in blocks if block.get("type") == "tool_use"), {})
     result = next((block for block in blocks if block.get("type") == "tool_result"), {})
-    model = _text(message.get("model"))
+    model = label(message.get("model"))
     return NewEntry(
         line,
-        role="tool" if result else _text(message.get("role")),
+        role="tool" if result else label(message.get("role")),
         agent_name=agent_name,
         usage=usage,
         provider_name="anthropic" if model else None,
         response_model=model,
-        tool_name=_text(call.get("name")),
-        tool_call_id=_text(call.get("id")) or _text(result.get("tool_use_id")),
-        finish_reason=_text(message.get("stop_reason")),
+        tool_name=label(call.get("name")),
+        tool_call_id=label(call.get("id")) or label(result.get("tool_use_id")),
+        finish_reason=label(message.get("stop_reason")),
         error_type="tool_error" if result.get("is_error") is True else None,
-        entry_id=_text(line.get("uuid")),
+        entry_id=label(line.get("uuid")),
         created_at=time_of(line),
     )
 
@@ -86,17 +87,14 @@ def _entry(line: Line, usage: Usage, agent_name: str) -> NewEntry:
 def usage_of(line: Line, copied: set[str]) -> Usage:
     """What a line says that its response has used; nothing for a copy, which the original has counted."""
     message = _message(line)
-    if message.get("model") == _SYNTHETIC or "forkedFrom" in line or line.get("uuid") in copied:
+    if message.get("model") == _SYNTHETIC or "forkedFrom" in line or label(line.get("uuid")) in copied:
         return _NOTHING
-    try:
-        return Usage.of(message["usage"])
-    except (KeyError, InvalidValueError):  # It reports none.
-        return _NOTHING
+    return Usage.of(message.get("usage"), strict=False)
 
 
 def _response(line: Line) -> str | None:
     """What all lines of a response have in common."""
-    return _text(_message(line).get("id")) or _text(line.get("uuid"))
+    return label(_message(line).get("id")) or label(line.get("uuid"))
 
 
 def _rest(whole: Usage, part: Usage) -> Usage:
@@ -111,10 +109,6 @@ def _message(line: Line) -> Mapping[str, Any]:
     return message if isinstance(message, Mapping) else {}
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
 def time_of(line: Line) -> datetime | None:
     try:
         found = datetime.fromisoformat(line["timestamp"])
@@ -123,9 +117,17 @@ def time_of(line: Line) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
+def check_lines(lines: Any) -> None:
+    if not isinstance(lines, Sequence) or isinstance(lines, str):
+        raise InvalidValueError("entries", f"must be a list of lines, not {type(lines).__name__}")
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, Mapping):
+            raise InvalidValueError("entries", f"line {number} must be a dictionary, not {type(line).__name__}")
+
+
 def once(lines: Sequence[Line]) -> list[Line]:
     """Each line that has a `uuid` once."""
     first: dict[object, Line] = {}
     for index, line in enumerate(lines):
-        first.setdefault(line.get("uuid") or index, line)
+        first.setdefault(label(line.get("uuid")) or index, line)
     return list(first.values())

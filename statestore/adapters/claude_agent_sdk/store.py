@@ -15,6 +15,7 @@ from statestore import (
     AsyncStateStore,
     AsyncTransaction,
     ConflictError,
+    InvalidValueError,
     LazyStore,
     Session,
     SessionExistsError,
@@ -23,8 +24,19 @@ from statestore import (
     Usage,
 )
 from statestore.adapters.claude_agent_sdk.keys import quoted, sdk_id, statestore_id, subpath_of, whole
-from statestore.adapters.claude_agent_sdk.lines import AGENT, SUB_AGENT, TAIL, Line, Tail, once, time_of, usage_of
+from statestore.adapters.claude_agent_sdk.lines import (
+    AGENT,
+    SUB_AGENT,
+    TAIL,
+    Line,
+    Tail,
+    check_lines,
+    once,
+    time_of,
+    usage_of,
+)
 from statestore.adapters.flows import all_sessions, arun
+from statestore.adapters.layouts.labels import label
 
 _MOST_TAILS = 10_000
 
@@ -62,16 +74,23 @@ class StatestoreSessionStore:
             ttl: How long after its last use a new session expires, sub-agents included; None for the store's default.
         """
         self._store = LazyStore.of(store)
+        if not isinstance(ttl, timedelta | None):
+            raise InvalidValueError("ttl", f"must be a timedelta or None, not {type(ttl).__name__}")
         self._new: dict[str, Any] = {"user_id": user_id, "ttl": ttl}
         self._tails: dict[str, Tail] = {}
         self._locks: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
     @_on_asyncio
     async def append(self, key: SessionKey, entries: list[Line]) -> None:
-        """Store lines at the end of a transcript, all or none."""
+        """Store lines at the end of a transcript, all or none.
+
+        Raises:
+            InvalidValueError: The key does not name a transcript, or a line is not a dictionary. Nothing was written.
+        """
+        session_id = statestore_id(key)
+        check_lines(entries)
         if not entries:
             return
-        session_id = statestore_id(key)
         async with self._locks.setdefault((asyncio.get_running_loop(), session_id), asyncio.Lock()):
             store = await self._store.here()
             lines = once(entries)
@@ -187,7 +206,7 @@ async def _tail_of(store: AsyncStateStore, key: SessionKey) -> Tail:
 
 async def _copied(store: AsyncStateStore, lines: Sequence[Line]) -> set[str]:
     """The lines of answers that other transcripts have too: a resumed session may begin with a copy of another."""
-    ids = [line["uuid"] for line in lines if line.get("uuid") and usage_of(line, set()) != Usage()]
+    ids = [uuid for line in lines if (uuid := label(line.get("uuid"))) and usage_of(line, set()) != Usage()]
     names = (AGENT, SUB_AGENT)
     return set(await store.history.locate_many(ids, agent_names=names, include_expired=True)) if ids else set()
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from statestore import InvalidValueError, NewEntry, Usage
+from statestore.adapters.layouts.labels import label
 
 _APP, _USER, _TEMP = "app:", "user:", "temp:"
 
@@ -92,23 +93,16 @@ def entry_of(event: Mapping[str, Any]) -> NewEntry:
     return NewEntry(
         event,
         role="user" if author == "user" else "tool" if results else "assistant",
-        agent_name=None if author == "user" else _label(author),
+        agent_name=None if author == "user" else label(author),
         usage=_usage(event.get("usage_metadata") or {}),
-        response_model=_label(event.get("model_version")),
-        tool_name=_label(tool.get("name")),
-        tool_call_id=_label(tool.get("id")),
-        finish_reason=_label(event.get("finish_reason")),
-        error_type=_label(event.get("error_code")),
+        response_model=label(event.get("model_version")),
+        tool_name=label(tool.get("name")),
+        tool_call_id=label(tool.get("id")),
+        finish_reason=label(event.get("finish_reason")),
+        error_type=label(event.get("error_code")),
         entry_id=event["id"],
         created_at=time_of(event["timestamp"], "event"),
     )
-
-
-def _label(name: Any) -> str | None:
-    """A name for the reports. A model makes up some of them: for one that is odd, an event is not refused."""
-    if not isinstance(name, str) or not 1 <= len(name) <= 512:
-        return None
-    return None if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in name) else name
 
 
 def time_of(timestamp: float, argument: str) -> datetime:
@@ -120,7 +114,7 @@ def time_of(timestamp: float, argument: str) -> datetime:
 
 def _usage(reported: Mapping[str, Any]) -> Usage:
     is_counted = any(reported.get(name) is not None for name in ("prompt_token_count", "candidates_token_count"))
-    return Usage.of(reported) if is_counted else Usage()
+    return Usage.of(reported, strict=False) if is_counted else Usage()
 
 
 def _checked(argument: str, name: Any) -> str:

@@ -40,7 +40,9 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
             recorded += len(requests)
         for names, request in requests.items():
             record_id = tx.sessions.derive_id("openai-agents", session_id, *names)
-            await tx.usage.record(record_id=record_id, usage=Usage.of(request), session_id=session_id, model=model)
+            await tx.usage.record(
+                record_id=record_id, usage=Usage.of(request, strict=False), session_id=session_id, model=model
+            )
         if known:
             return
         kept = {"session_id": session_id, **now, "records": recorded}

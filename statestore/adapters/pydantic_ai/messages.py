@@ -15,6 +15,7 @@ from pydantic_ai.messages import (
 )
 
 from statestore import InvalidValueError, NewEntry, Usage
+from statestore.adapters.layouts.labels import label
 
 AGENT = "pydantic-ai"
 
@@ -27,20 +28,20 @@ def entry_of(message: ModelMessage, agent_name: str, *, entry_id: str | None) ->
         calls = [part for part in message.parts if isinstance(part, ToolCallPart)]
         about |= {
             "role": "assistant",
-            "usage": _usage(message),
-            "provider_name": message.provider_name,
-            "response_model": message.model_name,
-            "finish_reason": message.finish_reason,
+            "usage": Usage.of(message.usage, strict=False),
+            "provider_name": label(message.provider_name),
+            "response_model": label(message.model_name),
+            "finish_reason": label(message.finish_reason),
         }
         if calls:
-            about |= {"tool_name": calls[0].tool_name, "tool_call_id": calls[0].tool_call_id or None}
+            about |= {"tool_name": label(calls[0].tool_name), "tool_call_id": label(calls[0].tool_call_id)}
         return NewEntry(content, **about)
     answers = [part for part in message.parts if isinstance(part, ToolReturnPart | RetryPromptPart)]
     is_prompt = any(isinstance(part, UserPromptPart) for part in message.parts)
     return NewEntry(
         content,
         role="user" if is_prompt else "tool" if answers else "system",
-        tool_call_id=answers[0].tool_call_id or None if answers else None,
+        tool_call_id=label(answers[0].tool_call_id) if answers else None,
         error_type="tool_retry" if any(isinstance(part, RetryPromptPart) for part in answers) else None,
         **about,
     )
@@ -61,10 +62,3 @@ def messages_of(contents: Sequence[Any], argument: str, name: str) -> list[Model
             f"entry {number} of the {len(contents)} of {name!r} is not a message of pydantic-ai; remove or replace it",
         ) from None
     return messages
-
-
-def _usage(message: ModelResponse) -> Usage:
-    try:
-        return Usage.of(message.usage)
-    except InvalidValueError:  # It reports none.
-        return Usage()

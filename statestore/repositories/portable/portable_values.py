@@ -19,6 +19,7 @@ from statestore.repositories.portable.portable_checks import MAX_SUM
 from statestore.repositories.usage.ledger import COUNTS
 from statestore.schema import column_types
 from statestore.schema.column_types import ExactJson
+from statestore.values.reported_usage import MAX_TOKENS
 from statestore.values.sessions import STATUSES
 
 # A record's name in the file, and its table. Sessions come first: all other rows refer to them.
@@ -142,7 +143,7 @@ def decode(kind: Any, values: Mapping[str, Any], where: str, size: int = 0) -> R
 _POSITION = {"least": 1, "most": checks.MAX_POSITION}
 _NUMBER = {"most": 2**53}
 _RANGES: dict[tuple[str, str], dict[str, int]] = {
-    **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
+    **{("history_entries", column): {"most": MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
     # Less than nothing where a session corrects what was counted for another: see `ledger.unfold`.
     **{("usage_ledger", column): {"least": -MAX_SUM, "most": MAX_SUM} for column in COUNTS},
     **{("sessions", column): _POSITION for column in ("first_seq", "next_seq")},

@@ -16,6 +16,7 @@ from statestore.repositories.base import Repository
 from statestore.repositories.usage import price_rows
 from statestore.values.history import Usage
 from statestore.values.operations import ModelCall
+from statestore.values.reported_usage import MAX_TOKENS
 
 ERASED = "erased-"
 """How the random id begins that takes the place of an id which may tell of an erased user."""
@@ -213,7 +214,7 @@ def usage_columns(usage: Any, argument: str) -> Params:
         except InvalidValueError as error:
             raise InvalidValueError(argument, str(error).removeprefix("usage: ")) from None
     return {
-        field: checks.count(tokens, f"{argument}.{field}", most=checks.MAX_TOKENS)
+        field: checks.count(tokens, f"{argument}.{field}", most=MAX_TOKENS)
         for field in schema.TOKEN_COLUMNS
         if (tokens := getattr(usage, field)) is not None
     }

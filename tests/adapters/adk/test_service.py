@@ -435,6 +435,15 @@ async def test_tokens_reach_the_reports_once(service: Service, store: AsyncState
     assert (await store.usage.totals(user_id="ada")).input_tokens == 100
 
 
+@pytest.mark.parametrize("figure", [-1, 10**9 + 1])
+async def test_an_odd_figure_keeps_no_event_out(service: Service, store: AsyncStateStore, figure: int) -> None:
+    session = await service.create_session(**S)
+    used = types.GenerateContentResponseUsageMetadata(prompt_token_count=figure, candidates_token_count=3)
+    await service.append_event(session, event("planner", usage_metadata=used))
+    totals = await store.usage.totals(session_id=KEY)
+    assert (totals.entries, totals.input_tokens, totals.output_tokens) == (1, 0, 3)
+
+
 async def test_a_fork_shows_through_the_service_and_the_service_in_the_store(
     service: Service, store: AsyncStateStore
 ) -> None:

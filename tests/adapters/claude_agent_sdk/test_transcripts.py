@@ -74,6 +74,38 @@ async def test_the_sessions_of_others_are_not_in_the_list(transcripts: Statestor
     assert [one["session_id"] for one in await transcripts.list_sessions("-work-app")] == ["s"]
 
 
+@pytest.mark.parametrize("figure", [-1, 10**9 + 1, 1.5, "5", None])
+@pytest.mark.parametrize("name", ["m" * 513, "nul\0", "\ud800", "", 5, ["x"], None])
+async def test_what_is_odd_about_an_answer_keeps_no_line_out(
+    transcripts: StatestoreSessionStore, lazy: LazyStore, figure: Any, name: Any
+) -> None:
+    odd = {"model": name, "id": name, "stop_reason": name, "usage": {"input_tokens": figure, "output_tokens": 3}}
+    blocks = [{"type": "tool_use", "id": name, "name": name}]
+    lines: list[Any] = [
+        line("1"),
+        {"type": "assistant", "uuid": "2", "message": {"role": "assistant", "content": blocks, **odd}},
+        {"type": "assistant", "uuid": name, "message": {"role": "assistant", "content": "Hi", "usage": {}}},
+    ]
+    await transcripts.append(KEY, lines)
+    assert json.dumps(await transcripts.load(KEY)) == json.dumps(lines)
+    assert (await (await lazy.here()).usage.totals()).output_tokens == 3
+
+
+async def test_what_is_not_a_key_or_a_line_is_refused(transcripts: StatestoreSessionStore, lazy: LazyStore) -> None:
+    for key in ({}, {"project_key": "p"}, None, "x", {"project_key": "p", "session_id": "s", "subpath": 5}):
+        for call in (transcripts.load, transcripts.delete, transcripts.list_subkeys):
+            with pytest.raises(InvalidValueError):
+                await call(key)  # type: ignore[operator]
+        with pytest.raises(InvalidValueError):
+            await transcripts.append(key, [line("1")])  # type: ignore[arg-type]
+    for lines in ([None], ["x"], "x", [line("1"), None], None, line("1")):
+        with pytest.raises(InvalidValueError, match="entries"):
+            await transcripts.append(KEY, lines)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="ttl"):
+        StatestoreSessionStore(lazy, ttl=3600)  # type: ignore[arg-type]
+    assert await transcripts.load(KEY) is None
+
+
 async def test_a_key_that_names_nothing_is_refused(transcripts: StatestoreSessionStore) -> None:
     with pytest.raises(InvalidValueError, match="project_key"):
         await transcripts.append({"project_key": "", "session_id": "s"}, [line("1")])

@@ -323,6 +323,13 @@ def test_it_works_in_a_runnable(lazy: LazyStore) -> None:
     assert said == ["one", "1: one", "two", "3: two"]
 
 
+def test_an_odd_name_of_a_provider_keeps_no_message_out(lazy: LazyStore) -> None:
+    history = StatestoreChatMessageHistory("s", lazy)
+    odd = AIMessage("!", response_metadata={"model_provider": ["x"], "model_name": "m" * 513})
+    history.add_messages([odd])
+    assert history.messages == [odd]
+
+
 def turn() -> list[BaseMessage]:
     return [HumanMessage("?"), AIMessage("!", id=str(uuid.uuid4()), usage_metadata=USED)]
 

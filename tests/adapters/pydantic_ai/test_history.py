@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent
-from pydantic_ai.messages import ModelRequest, UserPromptPart
+from pydantic_ai.messages import ModelRequest, ModelResponse, ToolCallPart, UserPromptPart
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.usage import RequestUsage
 
 from statestore import ConflictError, InvalidValueError, LazyStore, NewEntry, StateStore
 from statestore.adapters.pydantic_ai import MessageHistory, StatestoreConversationStore
@@ -41,6 +42,18 @@ async def test_what_is_not_a_message_is_refused(lazy: LazyStore) -> None:
         with pytest.raises(InvalidValueError, match="messages"):
             await history.append(messages)  # type: ignore[arg-type]
     assert not await (await lazy.here()).sessions.exists("s")
+
+
+@pytest.mark.parametrize("figure", [-1, 10**9 + 1])
+async def test_what_a_model_has_made_up_keeps_no_message_out(lazy: LazyStore, figure: int) -> None:
+    history = MessageHistory("s", lazy)
+    used = RequestUsage(input_tokens=figure, output_tokens=3)
+    call = ToolCallPart("n" * 513, {}, tool_call_id="i" * 513)
+    answer = ModelResponse(parts=[call], usage=used, model_name="m" * 513)
+    await history.append([answer])
+    assert await history.load() == [answer]
+    totals = await (await lazy.here()).usage.totals()
+    assert (totals.input_tokens, totals.output_tokens) == (0, 3)
 
 
 async def test_a_run_is_stored_and_continued_exactly(lazy: LazyStore) -> None:

@@ -272,6 +272,17 @@ def test_cached_tokens_count_once_whatever_the_model_includes(
     assert store.usage.totals(session_id=PLANNER).input_tokens == expected
 
 
+@pytest.mark.parametrize("figure", [-1, 10**9 + 1])
+def test_what_a_model_has_made_up_keeps_no_message_out(begun: Repository, store: StateStore, figure: int) -> None:
+    used = {"inputTokens": figure, "outputTokens": 5, "totalTokens": figure + 5}
+    odd = message(0, role="assistant", metadata={"usage": used})
+    odd.message["content"] = [{"toolUse": {"toolUseId": "i" * 513, "name": "n" * 513, "input": {}}}]
+    begun.create_message("trip", "planner", odd)
+    totals = store.usage.totals(session_id=PLANNER)
+    assert (totals.entries, totals.input_tokens, totals.output_tokens) == (1, 0, 5)
+    assert begun.list_messages("trip", "planner")[0].message == odd.message
+
+
 def test_a_fork_shows_through_the_repository(begun: Repository, store: StateStore) -> None:
     for n in range(3):
         begun.create_message("trip", "planner", message(n, str(n)))
