@@ -1,5 +1,7 @@
 """`statestore import openai-agents`, and those of other frameworks: sessions from the databases they wrote."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +11,7 @@ from statestore.cli.failures import STOPPED, Failure, interrupted
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, visible
 from statestore.cli.terminal import StatusLine
+from statestore.errors import DatabaseError, InvalidValueError
 
 if TYPE_CHECKING:
     from statestore.importers.databases import DatabaseReport
@@ -22,6 +25,8 @@ FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
     "langgraph": ("langgraph", "threads of LangGraph, from the tables of its PostgresSaver or SqliteSaver"),
     "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
 }
+# Those whose databases hold no times of messages.
+_TIMELESS: Final = {"langchain": "LangChain"}
 
 
 def commands() -> list[click.Command]:
@@ -30,9 +35,11 @@ def commands() -> list[click.Command]:
 
 
 def _command(name: str, function: str, what: str) -> click.Command:
+    times = f". {_TIMELESS[name]} keeps no times, so theirs is that of the import" if name in _TIMELESS else _TIMES
+
     @click.command(
         name,
-        help=f"Import {what}, from the database SOURCE.\n\n{_HELP}",
+        help=f"Import {what}, from the database SOURCE.\n\n{_HELP.format(times=times)}",
         epilog=examples(
             f"statestore import {name} sqlite:///agents.db",
             f"statestore import {name} postgresql://reader@db.example.com/agents --url sqlite:///copy.db --json",
@@ -46,7 +53,10 @@ def _command(name: str, function: str, what: str) -> click.Command:
 
         with database.open(create=True) as store, _Count() as count:
             try:
-                report = getattr(importers, function)(store, source, progress=count.advance, on_problem=count.report)
+                with _errors_of_source():
+                    report = getattr(importers, function)(
+                        store, source, progress=count.advance, on_problem=count.report
+                    )
             except KeyboardInterrupt:
                 raise interrupted(STOPPED, count.say) from None
         _print(report, as_json)
@@ -54,9 +64,25 @@ def _command(name: str, function: str, what: str) -> click.Command:
     return command
 
 
+@contextmanager
+def _errors_of_source() -> Iterator[None]:
+    """Say what is wrong with SOURCE as it is: the remedies of `remedies` are for the database of --url."""
+    try:
+        yield
+    except InvalidValueError as error:
+        if error.argument not in ("url", "target"):
+            raise
+        raise Failure(f"SOURCE: {str(error).removeprefix(f'{error.argument}: ')}") from None
+    except DatabaseError as error:
+        if "source" not in vars(error):
+            raise
+        raise Failure(str(error)) from None
+
+
+_TIMES = ", with their times"
 _HELP = """SOURCE is a URL, of PostgreSQL or SQLite, or the path of a SQLite file. It is opened read-only.
 
-Messages are kept as they are, with their times. What they used is counted once. Running it again adds what is new and
+Messages are kept as they are{times}. What they used is counted once. Running it again adds what is new and
 changes nothing else, and completes an import that was cut off.
 
 At the end of each session its entries are compared with those of the source: how many, and what they are. If a session
@@ -69,8 +95,8 @@ def _print(report: "DatabaseReport", as_json: bool) -> None:
         click.echo(json_text(asdict(report)))
     else:
         click.echo(
-            f"imported {counted(report.sessions, 'session')}, {report.unchanged:,} unchanged: "
-            f"{counted(report.entries, 'entry')}, {report.added:,} added"
+            f"{counted(report.sessions, 'session')} with {counted(report.entries, 'entry')}: "
+            f"{counted(report.added, 'entry')} added, {counted(report.unchanged, 'session')} unchanged"
         )
     for session_id in report.differing:
         click.echo(visible(f"session {session_id!r} differs from the source"), err=True)

@@ -8,18 +8,9 @@ from sqlalchemy import RowMapping
 
 from statestore.adapters.layouts import adk as layout
 from statestore.errors import InvalidValueError
-from statestore.importers.databases import (
-    Address,
-    DatabaseReport,
-    Import,
-    Progress,
-    Source,
-    importing,
-    json_of,
-    time_of,
-    written_by,
-)
+from statestore.importers.databases import Address, DatabaseReport, Import, Progress, Source, importing
 from statestore.importers.problems import OnProblem
+from statestore.importers.source_values import json_of, time_of, written_by
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
 from statestore.values.state import StateEntry

@@ -7,19 +7,9 @@ from sqlalchemy import RowMapping, column, select, table
 
 from statestore.adapters.layouts.agno import DATA, KINDS, entry_of, metadata_of, name_of
 from statestore.errors import ConflictError, InvalidValueError, SessionNotFoundError
-from statestore.importers.databases import (
-    PAGE,
-    Address,
-    DatabaseReport,
-    Import,
-    Progress,
-    Source,
-    importing,
-    json_of,
-    time_of,
-    written_by,
-)
+from statestore.importers.databases import PAGE, Address, DatabaseReport, Import, Progress, Source, importing
 from statestore.importers.problems import OnProblem
+from statestore.importers.source_values import json_of, time_of, written_by
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
 
@@ -82,17 +72,16 @@ def _schema_of(source: Source) -> str | None:
 
 
 def _session(row: RowMapping) -> NewSession:
-    where = f"session {row['session_id'][:80]!r}"
-    data = {name: _json(row[name], f"{where}: {name}") for name in DATA}
+    data = {name: _json(row[name], name) for name in DATA}
     kind = row["session_type"]
-    with written_by("agno", where):
+    with written_by("agno", "session_data"):
         title = name_of(data)
     return NewSession(
         user_id=row["user_id"],
         agent_name=row.get(f"{kind}_id"),
         title=title,
         metadata=metadata_of(kind, data, updated_at=row["updated_at"]),
-        created_at=time_of(row["created_at"], where),
+        created_at=time_of(row["created_at"], "created_at"),
     )
 
 

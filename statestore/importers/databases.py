@@ -10,18 +10,23 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import (
     URL,
+    ColumnClause,
     ColumnElement,
     Connection,
+    Engine,
+    NullPool,
     RowMapping,
     Select,
+    TableClause,
     column,
+    create_engine,
     event,
     func,
     inspect,
@@ -30,12 +35,15 @@ from sqlalchemy import (
     table,
     tuple_,
 )
+from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.sql.visitors import iterate
 
-from statestore.checking import exactjson, json_files
+from statestore.checking import exactjson
 from statestore.engine import hosts, sqlite_files
 from statestore.engine.migration_targets import engine_for, our_errors
-from statestore.errors import ConflictError, InvalidValueError
+from statestore.errors import ConflictError, DatabaseError, InvalidValueError
 from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
+from statestore.importers.source_values import time_of
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
 
@@ -61,7 +69,7 @@ class DatabaseReport:
     added: int = 0
     """Entries that were appended; the others were there already."""
     unchanged: int = 0
-    """Sessions that had all entries already."""
+    """Sessions that were there already, with all entries."""
     failed: int = 0
     """Sessions that were left out, as a whole or from some entry on; each was reported."""
     differing: tuple[str, ...] = ()
@@ -80,6 +88,7 @@ class Source:
         self._connection = connection
         self.name = name
         """Its URL without secrets, for messages."""
+        self._columns: dict[tuple[str | None, str], frozenset[str]] = {}
 
     def tables(self, *, schema: str | None = None) -> frozenset[str]:
         """The names of its tables: in *schema*, or in the one that a new connection uses."""
@@ -87,9 +96,19 @@ class Source:
             return frozenset(inspect(self._connection).get_table_names(schema))
 
     def columns(self, name: str, *, schema: str | None = None) -> frozenset[str]:
-        """The names of a table's columns."""
-        with self._reading():
-            return frozenset(found["name"] for found in inspect(self._connection).get_columns(name, schema))
+        """The names of a table's columns.
+
+        Raises:
+            InvalidValueError: There is no such table.
+        """
+        if (schema, name) not in self._columns:
+            try:
+                with self._reading():
+                    found = inspect(self._connection).get_columns(name, schema)
+            except NoSuchTableError:
+                raise InvalidValueError(self.name, f"has no table {name!r}; which version wrote it?") from None
+            self._columns[schema, name] = frozenset(each["name"] for each in found)
+        return self._columns[schema, name]
 
     def indexes(self, name: str, *, schema: str | None = None) -> frozenset[str | None]:
         """The names of a table's indexes."""
@@ -162,6 +181,7 @@ class Source:
 
     def read(self, statement: Select[Any]) -> list[RowMapping]:
         """All rows of a statement, in a transaction of its own."""
+        self._check_columns(statement)
         with self._reading():
             return list(self._connection.execute(statement).mappings())
 
@@ -173,13 +193,32 @@ class Source:
         """
         if self._connection.dialect.name == "sqlite":
             yield
-        else:
-            with self._reading():
-                yield
+            return
+        transaction = self._connection.begin()
+        try:
+            yield
+        finally:
+            with _errors_of(self.name):
+                transaction.close()
+
+    def _check_columns(self, statement: Select[Any]) -> None:
+        """Make sure that the table has what is read: databases name the column that is missing, and not its table.
+
+        Raises:
+            DatabaseError: It does not.
+        """
+        read = {each.name for each in iterate(statement) if isinstance(each, ColumnClause)}
+        for found in statement.get_final_froms():
+            if isinstance(found, TableClause) and (missing := read - self.columns(found.name, schema=found.schema)):
+                names = ", ".join(map(repr, sorted(missing)))
+                raise DatabaseError(
+                    f"{self.name}: has no column {names} in its table {found.name!r}; which version wrote it?",
+                    source=self.name,
+                )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with our_errors(self.name):
+        with _errors_of(self.name):
             if self._connection.in_transaction():  # That of a snapshot.
                 yield
             else:
@@ -195,19 +234,21 @@ def opened(url: Address) -> Iterator[Source]:
         InvalidValueError: It cannot be read as a URL, or there is no such file.
         UnavailableError: The server cannot be reached.
     """
-    if isinstance(url, str):
+    if isinstance(url, str) and url:
         url = re.sub("^postgres://", "postgresql://", url) if "://" in url else Path(url)
     parsed = hosts.parse(url, "url")
     kind = parsed.get_backend_name()
     if kind not in ("sqlite", "postgresql"):
         raise InvalidValueError("url", f"{kind} is not supported; use postgresql:// or sqlite://")
     parsed = parsed.set(drivername=kind)
-    engine = engine_for(_read_only_file(parsed) if kind == "sqlite" else parsed)
+    engine = _engine_of_file(parsed) if kind == "sqlite" else engine_for(parsed)
     if kind == "postgresql":
         event.listen(engine, "connect", _leave_json_as_text)
     name = hosts.shown(parsed)
     try:
-        with our_errors(name), engine.connect() as connection:
+        with _errors_of(name):
+            connection = engine.connect()
+        with connection:
             if kind == "postgresql":
                 # In each transaction, not in the session, which a pooler would hand to others.
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -227,11 +268,32 @@ def importing(
         yield source, Import(store, source, progress, on_problem)
 
 
-def _read_only_file(url: URL) -> URL:
+@contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """As `our_errors`, with *name* as the `source` of an error: an import has two databases that may fail."""
+    try:
+        with our_errors(name):
+            yield
+    except DatabaseError as error:
+        said = str(error)
+        if (error.code or "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            said = f"{name}: is damaged, or is not a SQLite database ({error.code}); import a backup of it"
+        raise type(error)(said, code=error.code, source=name) from None
+
+
+def _engine_of_file(url: URL) -> Engine:
     path = sqlite_files.path_of(url)
     if path is None or not os.path.isfile(path):
         raise InvalidValueError("url", f"there is no SQLite file {str(path or '')!r}")
-    return URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
+    read_only = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
+    # Not `engine_for`, which prepares an empty file to be written.
+    return create_engine(
+        read_only,
+        isolation_level="AUTOCOMMIT",
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={"timeout": 30},
+    )
 
 
 def _leave_json_as_text(connection: Any, _: Any) -> None:
@@ -240,49 +302,6 @@ def _leave_json_as_text(connection: Any, _: Any) -> None:
 
     for kind in ("json", "jsonb"):
         connection.adapters.register_loader(kind, TextLoader)
-
-
-def json_of(text: Any, where: str) -> Any:
-    """The value of JSON from a column of text or JSON.
-
-    Raises:
-        InvalidValueError: It is not exact JSON; the message begins with *where*.
-    """
-    if not isinstance(text, str | bytes):
-        raise InvalidValueError(where, "is not JSON")
-    return json_files.parse(text.encode(errors="surrogatepass") if isinstance(text, str) else text, where)
-
-
-def time_of(value: Any, where: str) -> datetime | None:
-    """A time from a column: a time or its text, which is in UTC if it says nothing else, or seconds since 1970.
-
-    Raises:
-        InvalidValueError: It is none of these; the message begins with *where*.
-    """
-    if value is None:
-        return None
-    try:
-        if isinstance(value, int | float):
-            return datetime.fromtimestamp(value, UTC)
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError, OverflowError, OSError):
-        raise InvalidValueError(where, "is not a time") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-
-
-@contextmanager
-def written_by(framework: str, where: str) -> Iterator[None]:
-    """Convert what a framework wrote: if it has another form, that is a problem of *where*, not the end of the import.
-
-    Raises:
-        InvalidValueError: Something within it is not of the type that *framework* gives it.
-    """
-    try:
-        yield
-    except InvalidValueError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InvalidValueError(where, f"does not have the form that {framework} gives it") from error
 
 
 class Import:
@@ -296,7 +315,7 @@ class Import:
         self._sessions = self._entries = self._added = self._unchanged = 0
         self._differing: list[str] = []
 
-    def bring(self, session_id: str, new: NewSession, entries: Iterable[NewEntry]) -> bool:
+    def bring(self, session_id: str, new: NewSession, entries: Iterable[NewEntry], *, just_made: bool = False) -> bool:
         """Create a session if there is none, append those of *entries* that it lacks, and compare it with them.
 
         Args:
@@ -304,6 +323,7 @@ class Import:
             new: What it is to be like if it is created. A session of another user is left as it is.
             entries: All entries of the source, oldest first, each with its `entry_id` and `created_at`. What they raise
                 as `InvalidValueError` is a problem of this session.
+            just_made: Whether the session is there only because the caller has made it.
 
         Returns:
             Whether all of it is in the store. If not, that was reported, unless the session is one that differs.
@@ -312,6 +332,7 @@ class Import:
         digest = hashlib.sha256()
         count = added = 0
         try:
+            just_made = just_made or not self.store.sessions.exists(session_id)
             attributes: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(new)}
             there = self.store.sessions.open(session_id, **attributes)
             if new.user_id is not None and there.user_id not in (None, new.user_id):
@@ -334,7 +355,7 @@ class Import:
         self._sessions += 1
         self._entries += count
         self._added += added
-        self._unchanged += not added
+        self._unchanged += not (added or just_made)
         if self._digest(session_id, count) == (count, digest.hexdigest()):
             return True
         self._differing.append(session_id)

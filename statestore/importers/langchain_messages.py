@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import RowMapping
 
 from statestore.errors import InvalidValueError
-from statestore.importers.databases import Address, DatabaseReport, Progress, importing, json_of
+from statestore.importers.databases import Address, DatabaseReport, Progress, importing
 from statestore.importers.problems import OnProblem
+from statestore.importers.source_values import json_of
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
 

@@ -17,18 +17,9 @@ from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.importers import msgpack
-from statestore.importers.databases import (
-    REFUSED,
-    Address,
-    DatabaseReport,
-    Progress,
-    Source,
-    json_of,
-    opened,
-    time_of,
-    written_by,
-)
+from statestore.importers.databases import REFUSED, Address, DatabaseReport, Progress, Source, opened
 from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
+from statestore.importers.source_values import json_of, time_of, written_by
 from statestore.values.history import Usage
 from statestore.values.sessions import NewSession
 

@@ -8,18 +8,9 @@ from sqlalchemy import ColumnElement, RowMapping, column, select, table
 
 from statestore.adapters.layouts.openai_agents import MAIN, USAGE, branch_session_id, name_key
 from statestore.errors import ConflictError, InvalidValueError
-from statestore.importers.databases import (
-    PAGE,
-    Address,
-    DatabaseReport,
-    Import,
-    Progress,
-    Source,
-    importing,
-    json_of,
-    time_of,
-)
+from statestore.importers.databases import PAGE, Address, DatabaseReport, Import, Progress, Source, importing
 from statestore.importers.problems import OnProblem
+from statestore.importers.source_values import json_of, time_of
 from statestore.values.history import NewEntry, Usage
 from statestore.values.sessions import NewSession
 
@@ -67,7 +58,11 @@ def openai_agents(
         key = ("created_at", "id") if by_time else ("id",)
         for row in source.rows(_SESSIONS, "created_at", key=("session_id",)):
             session_id = row["session_id"]
-            new = NewSession(created_at=time_of(row["created_at"], f"session {session_id[:80]!r}"))
+            try:
+                new = NewSession(created_at=time_of(row["created_at"], "created_at"))
+            except InvalidValueError as error:
+                bringing.refuse(session_id, error)
+                continue
             branches = _branches(source, session_id) if _STRUCTURE in tables else {}
             if not branches:
                 bringing.bring(session_id, new, _items(source, session_id, key))
@@ -125,26 +120,28 @@ class _Session:
         done: list[str] = []
         for name, ids in self._branches.items():
             place = branch_session_id(self._session_id, name)
+            forked = False
             if name != MAIN:
                 if MAIN not in done:
                     return  # It was reported.
                 try:
-                    self._fork(name, done)
+                    forked = self._fork(name, done)
                 except (ConflictError, InvalidValueError) as error:
                     self._bringing.refuse(place, error)
                     continue
-            if self._bringing.bring(place, new, self._entries(ids)) or _exists(self._store, place):
+            whole = self._bringing.bring(place, new, self._entries(ids), just_made=forked)
+            if whole or _exists(self._store, place):
                 done.append(name)
         for name in deleted if MAIN in done else ():
             key = name_key(branch_session_id(self._session_id, name))
             self._store.state.set(self._session_id, key, "deleted", only_if="missing")
 
-    def _fork(self, name: str, done: Sequence[str]) -> None:
-        """Make a branch of the one with which it begins in the same way for longest."""
+    def _fork(self, name: str, done: Sequence[str]) -> bool:
+        """Make a branch of the one with which it begins in the same way for longest, unless it is there."""
         place = branch_session_id(self._session_id, name)
         self._store.state.set(self._session_id, name_key(place), "used", only_if="missing")
         if self._store.sessions.exists(place):
-            return
+            return False
         ids = self._branches[name]
         shared = {other: _common(ids, self._branches[other]) for other in done}
         source = max(shared, key=shared.__getitem__)
@@ -154,6 +151,7 @@ class _Session:
             last = self._store.history.find(source_place, _entry_id(ids[shared[source] - 1]))
         at_seq = 0 if last is None else last.seq
         self._store.sessions.fork(source_place, place, at_seq=at_seq, with_state=False, as_part=True)
+        return True
 
     def _entries(self, ids: Sequence[int]) -> Iterator[NewEntry]:
         remaining = iter(ids)
@@ -195,9 +193,9 @@ def _bring_usage(bringing: Import, session_id: str, row: RowMapping) -> None:
     if not begins or begins[0].metadata.get(USAGE, {}).get("session_id") == place:
         return
     figures = {name: row[name] or 0 for name in _FIGURES}
-    details = {name: None if row[name] is None else json_of(row[name], where) for name in _DETAILS}
-    given, made = (details[name] or {} for name in _DETAILS)
     try:
+        details = {name: None if row[name] is None else json_of(row[name], where) for name in _DETAILS}
+        given, made = (details[name] or {} for name in _DETAILS)
         store.usage.record(
             record_id=store.sessions.derive_id("openai-agents", place, begins[0].entry_id, "0"),
             usage=Usage(

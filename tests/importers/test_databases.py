@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from statestore import DatabaseError, InvalidValueError, NewEntry, NewSession, ReadOnlyError, StateStore
+from statestore.adapters.layouts.agno import DATA, KINDS
 from statestore.engine.migration_targets import engine_for
-from statestore.importers import Problem, openai_agents
-from statestore.importers.databases import Import, importing, opened, time_of
+from statestore.importers import Problem, agno, openai_agents
+from statestore.importers.databases import Import, importing, opened
+from statestore.importers.source_values import time_of
 from tests.cli.conftest import CommandLine
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import PostgresServer
@@ -64,8 +66,8 @@ def write(execute: Execute, session_id: str, *contents: Any, first: int = 1) -> 
 
 
 def test_a_source_cannot_be_written(source_url: str, execute: Execute) -> None:
-    with opened(source_url) as source, pytest.raises(ReadOnlyError):
-        source.read(text("INSERT INTO agent_sessions (session_id) VALUES ('x')"))  # type: ignore[arg-type]
+    with opened(source_url) as source, pytest.raises(ReadOnlyError), source._reading():
+        source._connection.execute(text("INSERT INTO agent_sessions (session_id) VALUES ('x')"))
 
 
 def test_pages_follow_the_whole_key(source_url: str, execute: Execute) -> None:
@@ -103,6 +105,7 @@ def test_the_drivers_of_a_url_do_not_matter(source_url: str, execute: Execute) -
         ("sqlite://", "no SQLite file ''"),
         ("mysql://host/agents", "mysql is not supported"),
         ("postgresql://a@b,c:x/d", "cannot be read"),
+        ("", "is empty; is a variable not set"),
     ],
 )
 def test_what_is_no_source(url: str, problem: str) -> None:
@@ -115,6 +118,43 @@ def test_a_file_that_is_no_database(tmp_path: Path, store: StateStore) -> None:
     path.write_text("Remember the milk. " * 100)
     with pytest.raises(DatabaseError, match=r"notes\.txt"):
         openai_agents(store, path)
+
+
+def test_an_empty_file_is_a_database_of_something_else(tmp_path: Path, store: StateStore) -> None:
+    path = tmp_path / "empty.db"
+    path.touch()
+    with pytest.raises(InvalidValueError, match=r"has no table 'agent_messages'.*; is it a database of"):
+        openai_agents(store, path)
+    assert path.stat().st_size == 0
+
+
+@pytest.mark.parametrize("table", ["agent_sessions", "agent_messages"])
+def test_a_missing_column_is_named_with_its_table(
+    table: str, source_url: str, store: StateStore, execute: Execute
+) -> None:
+    begin(execute, "a")
+    missing = "created_at" if table == "agent_sessions" else "message_data"
+    execute(f"ALTER TABLE {table} DROP COLUMN {missing}")
+    with pytest.raises(DatabaseError, match=f"has no column '{missing}' in its table '{table}'; which version wrote"):
+        openai_agents(store, source_url)
+
+
+def test_a_missing_table_is_named(source_url: str, store: StateStore, execute: Execute) -> None:
+    execute("DROP TABLE agent_sessions")
+    with pytest.raises(InvalidValueError, match="has no table 'agent_sessions'; which version wrote"):
+        openai_agents(store, source_url)
+
+
+def test_of_two_databases_an_error_says_which_failed(source_url: str, sqlite_url: str, execute: Execute) -> None:
+    begin(execute, "a")
+    with opened(source_url) as source, source.snapshot(), pytest.raises(DatabaseError) as caught:
+        source.rows_without("agent_sessions", "no such column")
+    assert vars(caught.value)["source"] == source.name
+    with engine_for(sqlite_url).connect() as connection:
+        connection.execute(text("DROP TABLE sessions"))
+    with pytest.raises(DatabaseError) as caught, opened(source_url) as source, source.snapshot():
+        StateStore.open(sqlite_url).sessions.exists("a")
+    assert "source" not in vars(caught.value)
 
 
 def test_a_database_of_something_else(source_url: str, store: StateStore, execute: Execute) -> None:
@@ -138,7 +178,7 @@ def test_an_import_adds_what_is_new_and_nothing_twice(source_url: str, store: St
     write(execute, "a", *({"role": "user", "content": f"{n} \ud83d"} for n in range(1100)))
     counted: list[int] = []
     report = openai_agents(store, source_url, progress=counted.append)
-    assert (report.sessions, report.entries, report.added, report.unchanged) == (2, 1100, 1100, 1)
+    assert (report.sessions, report.entries, report.added, report.unchanged) == (2, 1100, 1100, 0)
     assert report.complete
     assert sum(counted) == 1100
     again = openai_agents(store, source_url)
@@ -151,6 +191,19 @@ def test_an_import_adds_what_is_new_and_nothing_twice(source_url: str, store: St
     assert f"{first.created_at} {store.sessions.get('a').created_at}" == (
         "2025-01-02 03:04:06+00:00 2025-01-02 03:04:05+00:00"
     )
+
+
+def test_a_branch_that_was_just_made_is_not_unchanged(source_url: str, store: StateStore, execute: Execute) -> None:
+    begin(execute, "a")
+    write(execute, "a", {"role": "user", "content": "x"}, {"role": "user", "content": "y"})
+    columns = "id integer, session_id varchar, message_id integer, branch_id varchar, sequence_number integer"
+    execute(
+        f"CREATE TABLE message_structure ({columns})",
+        "INSERT INTO message_structure VALUES (1, 'a', 1, 'main', 1), (2, 'a', 2, 'main', 2), (3, 'a', 1, 'other', 1)",
+    )
+    first, again = (openai_agents(store, source_url) for _ in range(2))
+    assert (first.sessions, first.entries, first.unchanged, first.complete) == (2, 3, 0, True)
+    assert (again.sessions, again.entries, again.unchanged, again.complete) == (2, 3, 2, True)
 
 
 def test_an_import_that_was_cut_off_is_completed(source_url: str, store: StateStore, execute: Execute) -> None:
@@ -209,6 +262,30 @@ def test_a_session_that_cannot_be_stored_is_reported(
         openai_agents(store, source_url)
 
 
+def test_a_time_that_is_none_keeps_its_session_out_and_no_other(
+    sqlite_url: str, tmp_path: Path, problems: list[Problem]
+) -> None:
+    """On SQLite, whose columns may hold anything."""
+    url = f"sqlite:///{tmp_path / 'theirs.db'}"
+    with engine_for(url).connect() as connection:
+        for statement in (*TABLES, "INSERT INTO agent_sessions VALUES ('a', 'soon', NULL), ('b', NULL, NULL)"):
+            connection.execute(text(statement))
+    with StateStore.open(sqlite_url) as store:
+        report = openai_agents(store, url, on_problem=problems.append)
+    assert (report.sessions, report.failed) == (1, 1)
+    assert [str(problem.error) for problem in problems] == [f"{url}: session 'a': created_at: is not a time"]
+
+
+def test_a_session_of_agno_is_named_once(source_url: str, store: StateStore, execute: Execute) -> None:
+    columns = ("session_type", "user_id", "created_at", "updated_at", *(f"{kind}_id" for kind in KINDS), *DATA)
+    execute(f"CREATE TABLE agno_sessions (session_id varchar PRIMARY KEY, {' text, '.join(columns)} text)")
+    execute("INSERT INTO agno_sessions (session_id, session_data) VALUES ('s3', 'not JSON')")
+    with pytest.raises(InvalidValueError) as caught:
+        agno(store, source_url)
+    assert ": session 's3': session_data: is not JSON" in str(caught.value)
+    assert str(caught.value).count("s3") == 1
+
+
 def test_a_session_of_another_user_is_left_as_it_is(source_url: str, store: StateStore, execute: Execute) -> None:
     store.sessions.create("s", user_id="bob")
     store.sessions.create("nobody's")
@@ -234,15 +311,16 @@ def test_the_command_says_what_it_did_and_fails_where_something_differs(
     cli = CommandLine(sqlite_url)
     begin(execute, "a")
     write(execute, "a", {"role": "user", "content": "x"}, {"role": "user", "content": "y"})
-    assert cli("import", "openai-agents", source_url).stdout == "imported 1 session, 0 unchanged: 2 entries, 2 added\n"
+    assert cli("import", "openai-agents", source_url).stdout == (
+        "1 session with 2 entries: 2 entries added, 0 sessions unchanged\n"
+    )
     assert json.loads(cli("import", "openai-agents", source_url, "--json").stdout) == {
         "sessions": 1, "entries": 2, "added": 0, "unchanged": 1, "failed": 0, "differing": [],
     }  # fmt: skip
     execute("DELETE FROM agent_messages WHERE id = 1", "INSERT INTO agent_sessions VALUES ('b', NULL, NULL)")
     execute("INSERT INTO agent_messages VALUES (5, 'b', 'not JSON', NULL)")
     failed = cli("import", "openai-agents", source_url, code=1)
-    assert failed.stdout == "imported 1 session, 1 unchanged: 1 entry, 0 added\n"
+    assert failed.stdout == "1 session with 1 entry: 0 entries added, 1 session unchanged\n"
     assert "session 'a' differs from the source" in failed.stderr
     assert "session 'b': item 5: is not JSON" in failed.stderr
     assert "error: 1 session could not be imported and 1 session not as in the source; see above" in failed.stderr
-    assert "there is no SQLite file" in cli("import", "openai-agents", "nowhere.db", code=1).stderr
