@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.module_loading import import_string
 
 from statestore import MISSING, NEVER, InvalidValueError
-from statestore.adapters.django import lifetime, shared
+from statestore.adapters.django import OPTIONS, check_options, lifetime, shared
 
 _PLAIN = (str, int, bool, float, type(None))
-_OWN_OPTIONS = {"MAX_ENTRIES", "CULL_FREQUENCY", "serializer"}
+_OWN_OPTIONS = ("MAX_ENTRIES", "CULL_FREQUENCY", "serializer")
+_KNOWN = (*_OWN_OPTIONS, *(name for name in OPTIONS if name != "url"))
 
 
 class PickleSerializer:
@@ -29,8 +31,9 @@ class PickleSerializer:
 class StatestoreCache(BaseCache):
     """A cache in a namespace of a store, `django` by default.
 
-    LOCATION is the URL of a database, a `LazyStore` or a `StateStore`; without it that of STATESTORE_URL. Beyond
-    MAX_ENTRIES the least recently used go, one for each that comes, so there is no CULL_FREQUENCY.
+    LOCATION is the URL of a database, a `LazyStore` or a `StateStore`; without it that of STATESTORE_URL, or else the
+    file statestore.db. Beyond MAX_ENTRIES the least recently used go, one for each that comes, so there is no
+    CULL_FREQUENCY.
 
     OPTIONS, beside those of `StateStore.open` such as `namespace` or `pool_size`:
         serializer: The dotted name of a class with `dumps` and `loads`, for what is not text or a number; by default
@@ -38,16 +41,16 @@ class StatestoreCache(BaseCache):
     """
 
     def __init__(self, location: Any, params: Mapping[str, Any]) -> None:
-        super().__init__(params)
         options = params.get("OPTIONS", {})
+        check_options(options, "OPTIONS", _KNOWN)
+        super().__init__(params)
         serializer = options.get("serializer", PickleSerializer)
-        if serializer == "json":
-            self._serializer = None
-        else:
-            self._serializer = (import_string(serializer) if isinstance(serializer, str) else serializer)()
-        settings = {"namespace": "django", "cache_max_entries": self._max_entries}
-        settings |= {name: value for name, value in options.items() if name not in _OWN_OPTIONS}
-        self._store = shared(location or None, **settings)
+        self._serializer = None if serializer == "json" else _serializer(serializer)
+        if location == "":
+            _check_location(type(self))
+        opened = {"namespace": "django", "cache_max_entries": self._max_entries}
+        opened |= {name: value for name, value in options.items() if name not in _OWN_OPTIONS}
+        self._store = shared(None if location == "" else location, **opened)
 
     @property
     def _entries(self) -> Any:
@@ -161,3 +164,24 @@ class StatestoreCache(BaseCache):
         if seconds is None:
             return NEVER
         return lifetime(seconds) if seconds > 0 else MISSING
+
+
+def _check_location(backend: type) -> None:
+    """Refuse a LOCATION that is given but empty: Django passes a missing one as empty, too."""
+    path = f"{backend.__module__}.{backend.__qualname__}"
+    if any(one.get("BACKEND") == path and one.get("LOCATION") == "" for one in settings.CACHES.values()):
+        raise InvalidValueError("LOCATION", "is empty; is a variable not set?")
+
+
+def _serializer(given: Any) -> Any:
+    """What a setting names, or is."""
+    try:
+        found = import_string(given) if isinstance(given, str) else given
+    except ImportError as error:
+        raise InvalidValueError("OPTIONS", f"serializer {given!r} cannot be imported: {error}") from error
+    made = found() if callable(found) else found
+    if not (callable(getattr(made, "dumps", None)) and callable(getattr(made, "loads", None))):
+        raise InvalidValueError(
+            "OPTIONS", "serializer must be 'json', or the dotted name of a class with dumps and loads"
+        )
+    return made

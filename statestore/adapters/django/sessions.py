@@ -15,7 +15,7 @@ from django.contrib.sessions.backends.base import VALID_KEY_CHARS, CreateError, 
 from django.utils.crypto import get_random_string
 
 from statestore import LazyStore
-from statestore.adapters.django import lifetime, shared
+from statestore.adapters.django import OPTIONS, check_options, lifetime, shared
 
 OWNER = "django.contrib.sessions"
 _LONGEST = 128
@@ -29,8 +29,10 @@ class SessionStore(SessionBase):
 
     @classmethod
     def store(cls) -> LazyStore:
-        """The store that the settings name; without them that of STATESTORE_URL."""
-        options = dict(getattr(settings, "STATESTORE_SESSIONS", {}))
+        """The store that the settings name; without them that of STATESTORE_URL, or else the file statestore.db."""
+        given = getattr(settings, "STATESTORE_SESSIONS", {})
+        check_options(given, "STATESTORE_SESSIONS", OPTIONS)
+        options = dict(given)
         return shared(options.pop("url", None), **options)
 
     def load(self) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.cache import cache, caches
 from django.core.signals import request_finished
+from django.test import override_settings
 
 from statestore import InvalidValueError, LazyStore, StateStore
 from statestore.adapters import django as adapter
 from statestore.adapters.django.cache import StatestoreCache
+from tests.adapters.django.conftest import BACKEND
 from tests.support.clock import MovableClock
 from tests.support.crowd import at_once
 from tests.support.wire import Traffic
@@ -129,10 +131,44 @@ def test_a_location_may_be_a_store_of_the_application(database_url: str) -> None
 def test_wrong_options_are_refused_when_the_cache_is_made() -> None:
     with pytest.raises(InvalidValueError, match="url"):
         StatestoreCache("redis://localhost", {})
-    with pytest.raises(TypeError, match="pool"):
-        StatestoreCache("sqlite://", {"OPTIONS": {"pool": 1}})
     with pytest.raises(InvalidValueError, match="cache_max_entries"):
         StatestoreCache("sqlite://", {"OPTIONS": {"MAX_ENTRIES": 0}})
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"pool": 1}, "has no option 'pool'; there are MAX_ENTRIES, CULL_FREQUENCY, serializer, namespace, "),
+        ({"url": "sqlite://"}, "has no option 'url'; there are "),
+        ({"store": "sqlite://"}, "has no option 'store'; there are "),
+        (None, "must be a dict, not NoneType"),
+        ("namespace=web", "must be a dict, not str"),
+        ({"serializer": 5}, "serializer must be 'json', or the dotted name of a class with dumps and loads"),
+        ({"serializer": "builtins.dict"}, "serializer must be 'json', or "),
+        ({"serializer": "pickel"}, "serializer 'pickel' cannot be imported: "),
+    ],
+)
+def test_wrong_options_are_named_with_their_setting(options: Any, problem: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        StatestoreCache("sqlite://", {"OPTIONS": options})
+    assert str(caught.value).startswith(f"OPTIONS: {problem}")
+
+
+def test_a_location_that_is_given_but_empty_is_refused() -> None:
+    empty = {"default": {"BACKEND": BACKEND, "LOCATION": ""}}
+    with override_settings(CACHES=empty), pytest.raises(InvalidValueError, match="LOCATION: is empty; is a variable"):
+        cache.get("k")
+
+
+@pytest.mark.parametrize("given", [{}, {"LOCATION": None}], ids=str)
+def test_without_a_location_the_database_is_the_default_one(
+    given: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATESTORE_URL", database_url)
+    with override_settings(CACHES={"default": {"BACKEND": BACKEND, **given}}):
+        cache.set("k", 1)
+    with StateStore.open(database_url, namespace="django") as store:
+        assert store.cache.get(":1:k") == 1
 
 
 def test_eight_processes_begin_at_once(database_url: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from django.core import management
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
-from statestore import LazyStore
+from statestore import InvalidValueError, LazyStore
 from statestore.adapters import django as adapter
 from statestore.adapters.django.sessions import OWNER, SessionStore
 from tests.support.clock import MovableClock
@@ -113,6 +113,25 @@ def test_a_cookie_may_hold_anything(key: str) -> None:
 def test_there_is_no_session_without_a_key() -> None:
     assert SessionStore().exists("") is False
     assert async_to_sync(SessionStore().aexists)("") is False
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"URL": "sqlite://"}, "STATESTORE_SESSIONS: has no option 'URL'; there are url, namespace, "),
+        ({"store": "sqlite://"}, "STATESTORE_SESSIONS: has no option 'store'; there are url, "),
+        ("sqlite://", "STATESTORE_SESSIONS: must be a dict, not str"),
+        (None, "STATESTORE_SESSIONS: must be a dict, not NoneType"),
+        ({"url": ""}, "url: is empty; is a variable not set?"),
+    ],
+)
+def test_wrong_settings_are_named(given: Any, problem: str) -> None:
+    with override_settings(STATESTORE_SESSIONS=given):
+        with pytest.raises(InvalidValueError) as caught:
+            SessionStore("some key").load()
+        assert str(caught.value).startswith(problem)
+        with pytest.raises(InvalidValueError):
+            asyncio.run(SessionStore("some key").aload())
 
 
 def test_sessions_of_two_namespaces_do_not_meet(database_url: str) -> None:
