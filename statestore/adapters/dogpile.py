@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -35,13 +36,14 @@ _LONGEST = 500
 _NOT_STORED = re.compile(r"[\x00\ud800-\udfff]")
 _KEPT = timedelta(hours=1)
 _PATIENCE = timedelta(hours=1)
+_ARGUMENTS = ("url", "store", "namespace", "ttl", "max_entries", "distributed_lock", "lock_timeout")
 
 
 class StatestoreBackend(BytesBackend):
     """The backend `statestore`.
 
     Arguments of the region:
-        url: The database, as for `StateStore.open`; without it that of STATESTORE_URL.
+        url: The database, as for `StateStore.open`; without it that of STATESTORE_URL, or else the file statestore.db.
         store: A store of the application instead, open or lazy. It keeps its own namespace and its own limits.
         namespace: Where the values are, `dogpile` by default: regions of one namespace share their keys.
         ttl: After how many seconds a value may be removed. By default never: dogpile.cache goes by the region's
@@ -53,9 +55,12 @@ class StatestoreBackend(BytesBackend):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """Take the arguments. Nothing is connected before the first use."""
+        _check_names(arguments)
         self._store = _store(arguments)
         self._ttl = NEVER if arguments.get("ttl") is None else _seconds(arguments["ttl"], "ttl")
         self._distributed = arguments.get("distributed_lock", True)
+        if not isinstance(self._distributed, bool):
+            raise InvalidValueError("distributed_lock", "must be True or False")
         self._lock_timeout = _seconds(arguments.get("lock_timeout", LOCK_TIMEOUT), "lock_timeout")
         self._local: WeakValueDictionary[str, _Local] = WeakValueDictionary()
 
@@ -65,6 +70,8 @@ class StatestoreBackend(BytesBackend):
 
     def key_mangler(self, key: str) -> str:  # type: ignore[override]
         """A key that the store can take: one that is empty or long, or that PostgreSQL cannot store, is hashed."""
+        if not isinstance(key, str):
+            raise InvalidValueError("key", f"must be a string, not {type(key).__name__}")
         if 0 < len(key) <= _LONGEST and not _NOT_STORED.search(key):
             return key
         return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
@@ -188,6 +195,16 @@ class Mutex(CacheMutex):
             except SessionNotFoundError:
                 with suppress(SessionExistsError):
                     sessions.create(self._name, agent_name="dogpile.cache", ttl=max(_KEPT, 2 * self._timeout))
+
+
+def _check_names(arguments: Mapping[str, Any]) -> None:
+    """Refuse a name that looks like a misspelt one of ours. Others are ignored, as dogpile.cache's suite demands."""
+    for name in arguments:
+        # Not so near that it takes the `socket_timeout` of another backend for `lock_timeout`.
+        near = get_close_matches(str(name).lower(), _ARGUMENTS, n=1, cutoff=0.85)
+        if near and name not in _ARGUMENTS:
+            known = ", ".join(_ARGUMENTS)
+            raise InvalidValueError("arguments", f"have no {name!r}; did you mean {near[0]!r}? There are {known}")
 
 
 def _store(arguments: Mapping[str, Any]) -> LazyStore:

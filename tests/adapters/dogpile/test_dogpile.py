@@ -224,6 +224,22 @@ def test_keys_of_any_length_and_any_characters_are_kept_apart(lazy: LazyStore) -
     assert region.get_multi(keys) == [NO_VALUE] * len(keys)
 
 
+@pytest.mark.parametrize("key", [None, 5, b"x"])
+def test_a_key_that_is_not_text_is_refused(key: Any, lazy: LazyStore) -> None:
+    region = region_on(lazy)
+    calls: list[Callable[[], Any]] = [
+        lambda: region.get(key),
+        lambda: region.get_multi([key]),
+        lambda: region.set(key, 1),
+        lambda: region.set_multi({key: 1}),
+        lambda: region.delete(key),
+        lambda: region.get_or_create(key, lambda: 1),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidValueError, match=f"^key: must be a string, not {type(key).__name__}$"):
+            call()
+
+
 def test_a_key_that_the_store_takes_is_its_key_and_any_other_has_one_hash() -> None:
     mangled = StatestoreBackend({"url": "sqlite://"}).key_mangler
     for key in ("k", "käse 😀", "k" * 500, "\x01", "\ud7ff\ue000"):
@@ -248,6 +264,7 @@ def test_a_region_can_be_configured_from_a_file(database_url: str) -> None:
         "cache.arguments.url": database_url,
         "cache.arguments.ttl": "60",
         "cache.arguments.lock_timeout": "5",
+        "cache.arguments.distributed_lock": "true",
     }
     region = make_region().configure_from_config(settings, "cache.")
     assert region.get_or_create("k", lambda: 1) == 1
@@ -262,11 +279,25 @@ def test_a_region_can_be_configured_from_a_file(database_url: str) -> None:
         ({"url": "sqlite://", "lock_timeout": 0}, "lock_timeout"),
         ({"url": "sqlite://", "max_entries": 0}, "cache_max_entries"),
         ({"url": "sqlite://", "store": "sqlite://"}, "store"),
+        ({"url": ""}, r"url: is empty; is a variable not set\?"),
+        (
+            {"url": "sqlite://", "lock_timout": 5},
+            r"have no 'lock_timout'; did you mean 'lock_timeout'\? There are url, ",
+        ),
+        ({"url": "sqlite://", "max_entires": 5}, "arguments: have no 'max_entires'; did you mean 'max_entries'"),
+        ({"URL": "sqlite://"}, "arguments: have no 'URL'; did you mean 'url'"),
+        ({"url": "sqlite://", "distributed_lock": "no"}, "distributed_lock: must be True or False"),
+        ({"url": "sqlite://", "distributed_lock": None}, "distributed_lock: must be True or False"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidValueError, match=named):
         StatestoreBackend(arguments)
+
+
+def test_arguments_of_other_backends_are_ignored_as_by_dogpiles_own() -> None:
+    others = ("filename", "host", "port", "db", "socket_timeout", "lock_sleep", "lock_prefix", "thread_local_lock")
+    StatestoreBackend({"url": "sqlite://", **dict.fromkeys((*others, "redis_expiration_time", "max_connections"))})
 
 
 def test_the_cost_of_each_call(
