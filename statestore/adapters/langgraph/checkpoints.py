@@ -17,7 +17,6 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
     PendingWrite,
-    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
     writes_sort_key,
 )
@@ -36,7 +35,7 @@ from statestore.adapters.flows import (
     iterated,
     store,
 )
-from statestore.adapters.langgraph import deleting, reading
+from statestore.adapters.langgraph import checks, deleting, reading
 from statestore.adapters.langgraph.usage import UsageCounter
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json, Packed
@@ -77,7 +76,11 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
             serde: What serialises values; by default langgraph's own, which never unpickles.
         """
         super().__init__(serde=serde)
-        NewSession(agent_name=agent_name, ttl=ttl)
+        checks.serialiser("serde", serde)
+        checks.ttl("ttl", ttl)
+        if agent_name is not None:
+            checks.agent("agent_name", agent_name)
+        checks.text("user_key", user_key)
         self._store = LazyStore.of(store)
         self._ttl = ttl
         self._agent_name = agent_name
@@ -100,6 +103,10 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> Flow[RunnableConfig]:
         thread_id, ns, parent = _place(config)
+        new = self._new_thread(config)
+        checks.checkpoint("checkpoint", checkpoint)
+        checks.mapping("metadata", metadata)
+        checks.mapping("new_versions", new_versions)
         values = checkpoint["channel_values"]
         inline = {channel: value for channel, value in values.items() if records.is_inline(value)}
         blobs = [channel for channel in values if channel not in inline]
@@ -112,7 +119,6 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
         keys[records.checkpoint_key(ns, checkpoint["id"])] = records.record(
             ns, parent, checkpoint, described, values=inline, blobs=blobs
         )
-        new = self._new_thread(config)
         yield store.state.set_many(thread_id, keys, create=new)
         return _config(thread_id, ns, checkpoint["id"])
 
@@ -124,6 +130,12 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
         thread_id, ns, checkpoint_id = _place(config)
         if checkpoint_id is None:
             raise InvalidValueError("config", "needs configurable.checkpoint_id, the checkpoint that the writes follow")
+        new = self._new_thread(config)
+        task_id, task_path = checks.name("task_id", task_id), checks.name("task_path", task_path)
+        writes = checks.several("writes", writes, "write")
+        for number, pair in enumerate(writes):
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+                raise InvalidValueError(f"writes[{number}]", "must be a pair of a channel's name and a value")
         first: Json = {}
         latest: Json = {}
         for index, (channel, value) in enumerate(writes):
@@ -133,7 +145,6 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
             # the one before.
             keys = first if place >= 0 else latest
             keys[key] = records.write(task_id, task_path, place, channel, self._dump(value))
-        new = self._new_thread(config)
         # Before the writes: with them the task counts as done, and is not run again.
         yield from self._usage.count(thread_id, f"{ns}/{checkpoint_id}/{task_id}", new, [value for _, value in writes])
         if latest:
@@ -144,10 +155,12 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
     put_writes, aput_writes = called(_put_writes), awaited(_put_writes)
 
     def _new_thread(self, config: RunnableConfig) -> NewSession:
-        for place in (config["configurable"], config.get("metadata") or {}):
-            if (user_id := place.get(self._user_key)) is not None:
-                return NewSession(user_id=str(user_id), agent_name=self._agent_name, ttl=self._ttl)
-        return NewSession(agent_name=self._agent_name, ttl=self._ttl)
+        found = (
+            checks.user(f"config.{part}.{self._user_key}", _part(config, part).get(self._user_key))
+            for part in ("configurable", "metadata")
+        )
+        user_id = next(filter(None, found), None)
+        return NewSession(user_id=user_id, agent_name=self._agent_name, ttl=self._ttl)
 
     def _get_tuple(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
         thread_id, ns, checkpoint_id = _place(config)
@@ -172,21 +185,22 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Stream:
-        until = get_checkpoint_id(before) if before else None
+        until = _checkpoint_id(before, "before") if before else None
+        wanted = checks.mapping("filter", {} if filter is None else filter)
         if config is None:
             threads = yield from reading.threads()
             ns = only = None
         else:
             thread_id, _, only = _place(config)
             threads, ns = [thread_id], config["configurable"].get("checkpoint_ns")
-        left = sys.maxsize if limit is None else limit
+        left = sys.maxsize if limit is None else checks.count("limit", limit)
         for thread_id in threads:
             last = until
             while left > 0:
-                size = _PAGE if filter else min(left, _PAGE)
+                size = _PAGE if wanted else min(left, _PAGE)
                 try:
                     page = yield from reading.newest(thread_id, ns, before=last, only=only, limit=size)
-                    found = [record for record in page if _matches(record, filter or {})][:left]
+                    found = [record for record in page if _matches(record, wanted)][:left]
                     yield (yield from self._tuples(thread_id, found))
                 except SessionNotFoundError:
                     break
@@ -264,6 +278,7 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Flow[Mapping[str, DeltaChannelHistory]]:
         """As the base class says, with a page of ancestors, their writes and the values found by a statement each."""
+        channels = checks.several("channels", channels, "channel")
         history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
         thread_id, ns, checkpoint_id = _place(config)
         try:
@@ -296,14 +311,15 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
     # Threads as a whole, and some of their checkpoints.
 
     def _delete_thread(self, thread_id: str) -> Flow[None]:
-        yield store.sessions.delete_many([str(thread_id)])
+        yield store.sessions.delete_many([checks.name("thread_id", thread_id)])
 
     delete_thread, adelete_thread = called(_delete_thread), awaited(_delete_thread)
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Flow[None]:
         """Delete the checkpoints of these runs. Looks through all threads, each in a transaction of its own."""
-        for thread_id in (yield from reading.threads()) if run_ids else ():
-            yield Together(partial(deleting.delete_runs, thread_id, run_ids))
+        runs = checks.names("run_ids", run_ids)
+        for thread_id in (yield from reading.threads()) if runs else ():
+            yield Together(partial(deleting.delete_runs, thread_id, runs))
 
     delete_for_runs, adelete_for_runs = called(_delete_for_runs), awaited(_delete_for_runs)
 
@@ -314,7 +330,8 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
             SessionNotFoundError: There is no such thread.
             SessionExistsError: There is one of the target's id.
         """
-        yield store.sessions.fork(str(source_thread_id), str(target_thread_id))
+        source = checks.name("source_thread_id", source_thread_id)
+        yield store.sessions.fork(source, checks.name("target_thread_id", target_thread_id))
 
     copy_thread, acopy_thread = called(_copy_thread), awaited(_copy_thread)
 
@@ -323,24 +340,35 @@ class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
 
         With the strategy "delete" the threads are deleted.
         """
-        if isinstance(thread_ids, str):
-            raise InvalidValueError("thread_ids", "must be a sequence of ids, not one id")
+        threads = checks.names("thread_ids", thread_ids)
         if strategy not in ("keep_latest", "delete"):
             raise InvalidValueError("strategy", f'must be "keep_latest" or "delete", not {strategy!r}')
         if strategy == "delete":
-            yield store.sessions.delete_many([str(thread_id) for thread_id in thread_ids])
+            yield store.sessions.delete_many(threads)
             return
-        for thread_id in thread_ids:
-            yield Together(partial(deleting.prune, str(thread_id)))
+        for thread_id in threads:
+            yield Together(partial(deleting.prune, thread_id))
 
     prune, aprune = called(_prune), awaited(_prune)
 
 
-def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
-    place = config.get("configurable") or {}
+def _place(config: Any) -> tuple[str, str, str | None]:
+    place = _part(config, "configurable")
     if place.get("thread_id") in (None, ""):
         raise InvalidValueError("config", "needs configurable.thread_id, the thread that the checkpoint belongs to")
-    return str(place["thread_id"]), place.get("checkpoint_ns") or "", get_checkpoint_id(config) or None
+    thread_id = checks.name("config.configurable.thread_id", place["thread_id"])
+    ns = checks.checked("config.configurable.checkpoint_ns", place.get("checkpoint_ns") or "", str, "a string")
+    return thread_id, ns, _checkpoint_id(config)
+
+
+def _checkpoint_id(config: Any, argument: str = "config") -> str | None:
+    found = _part(config, "configurable", argument).get("checkpoint_id") or None
+    return None if found is None else checks.name(f"{argument}.configurable.checkpoint_id", found)
+
+
+def _part(config: Any, part: str, argument: str = "config") -> Mapping[str, Any]:
+    """The `configurable` of a config, or its `metadata`."""
+    return checks.mapping(f"{argument}.{part}", checks.mapping(argument, config).get(part) or {})
 
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
@@ -352,5 +380,5 @@ def _keys(record: Json) -> _Keys:
     return [records.checkpoint_key(*records.place_of(record)), *records.blob_keys(record).values()]
 
 
-def _matches(record: Json, wanted: Json) -> bool:
+def _matches(record: Json, wanted: Mapping[str, Any]) -> bool:
     return all(record["metadata"].get(name) == value for name, value in wanted.items())

@@ -12,9 +12,9 @@ from statestore.adapters.layouts.langgraph import Json
 
 
 def delete_runs(thread_id: str, run_ids: Collection[str]) -> Flow[None]:
-    """Delete the checkpoints that these runs have made."""
+    """Delete the checkpoints that these runs have made, and keep those of no run."""
     found = yield from _all(thread_id)
-    kept = [record for record in found if record["metadata"].get("run_id") not in run_ids]
+    kept = [record for record in found if _run_of(record) not in run_ids]
     yield from _keep(thread_id, found, kept)
 
 
@@ -36,6 +36,11 @@ def prune(thread_id: str) -> Flow[None]:
             wanted -= {*record["values"], *record["blobs"]}
             needs_parent = False
     yield from _keep(thread_id, found, kept)
+
+
+def _run_of(record: Json) -> str | None:
+    run_id = record["metadata"].get("run_id")
+    return None if run_id is None else str(run_id)
 
 
 def _all(thread_id: str) -> Flow[Sequence[Json]]:
