@@ -1,6 +1,7 @@
 """What arguments must be. LangGraph passes them on unchecked, or makes a text of whatever it is given."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -71,10 +72,10 @@ def count(argument: str, value: Any) -> int:
 def span(argument: str, number: Any, unit: timedelta) -> timedelta:
     """So many units of time."""
     factor: float = checked(argument, number, int | float, "a number")
-    try:
-        return unit * factor
-    except (OverflowError, ValueError):  # Too large, infinite, or not a number.
-        raise InvalidValueError(argument, "must be a finite number, of at most 36,500 days; None never ends") from None
+    with suppress(OverflowError, ValueError):  # Of what is infinite, or not a number.
+        if (found := unit * factor) <= _LONGEST_TTL:
+            return found
+    raise InvalidValueError(argument, "must be a finite number, of at most 36,500 days; use None for no expiry")
 
 
 def ttl(argument: str, value: Any) -> None:
