@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from langgraph.store.base import (
     BaseStore,
@@ -21,11 +23,26 @@ from langgraph.store.base import (
 
 from statestore import ConflictError, InvalidValueError, LazyStore, StateEntry, StateKeyNotFoundError, StoreLike
 from statestore.adapters.flows import Flow, OnStore, awaited, called, store
+from statestore.adapters.langgraph import checks
 from statestore.adapters.langgraph.filters import matches
 from statestore.adapters.layouts.langgraph import Json, plain
 
+M = TypeVar("M", bound=Callable[..., Any])
+
 _LONGEST_KEY = 512
+_MINUTE = timedelta(minutes=1)
 _OLD = 0.1  # As sessions do: a read extends a TTL of which a tenth has passed.
+
+
+def _of_a_key(method: M) -> M:
+    """A method of the base class, which makes a text of any key, for what is one."""
+
+    @wraps(method)
+    def checked(self: BaseStore, namespace: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = tuple(checks.several("namespace", namespace, "label"))
+        return method(self, labels, checks.name("key", key), *args, **kwargs)
+
+    return cast(M, checked)
 
 
 class StatestoreStore(OnStore, BaseStore):
@@ -64,45 +81,53 @@ class StatestoreStore(OnStore, BaseStore):
             raise InvalidValueError(
                 "index", "is not supported: there is no search by vectors; use langgraph's PostgresStore for that"
             )
+        if user_of is not None:
+            checks.checked("user_of", user_of, Callable, "a function of a namespace")
+        if ttl is not None:
+            _minutes(checks.mapping("ttl", ttl).get("default_ttl"))
         self._store = LazyStore.of(store)
-        self._name = name
+        self._name = checks.agent("name", name)
         self._user_of = user_of or _nobody
         self.ttl_config = ttl
 
     def _batch(self, ops: Iterable[Op]) -> Flow[list[Result]]:
         """Read first and write then, of several puts of an item the last, as langgraph's own stores do."""
-        ops = list(ops)
+        ops = checks.several("ops", ops, "operation")
         for op in ops:
+            _check(op)
             validate_op_namespace(op)
+        puts = {_key(op.namespace, op.key): op for op in ops if isinstance(op, PutOp)}
+        values = self._values(puts)
         results: list[Result] = []
-        puts: dict[str, PutOp] = {}
         for op in ops:
             if isinstance(op, PutOp):
-                puts[_key(op.namespace, op.key)] = op
                 results.append(None)
             elif isinstance(op, GetOp):
                 results.append((yield from self._get(op)))
             elif isinstance(op, SearchOp):
                 results.append((yield from self._search(op)))
-            elif isinstance(op, ListNamespacesOp):
-                results.append((yield from self._namespaces(op)))
             else:
-                raise InvalidValueError("ops", f"must be operations of langgraph.store.base, not {type(op).__name__}")
-        yield from self._put(puts)
+                results.append((yield from self._namespaces(op)))
+        for (ttl, user_id), alike in values.items():
+            yield store.app_state.set_many(self._name, alike, ttl=_minutes(ttl), user_id=user_id)
+        if gone := [key for key, op in puts.items() if op.value is None]:
+            yield store.app_state.delete_many(self._name, gone)
         return results
 
     batch, abatch = called(_batch), awaited(_batch)
 
-    def _put(self, puts: Mapping[str, PutOp]) -> Flow[None]:
+    put, aput = _of_a_key(BaseStore.put), _of_a_key(BaseStore.aput)
+    get, aget = _of_a_key(BaseStore.get), _of_a_key(BaseStore.aget)
+    delete, adelete = _of_a_key(BaseStore.delete), _of_a_key(BaseStore.adelete)
+
+    def _values(self, puts: Mapping[str, PutOp]) -> dict[tuple[float | None, str | None], Json]:
+        """What is to be set, by TTL and user."""
         alike: dict[tuple[float | None, str | None], Json] = {}
         for key, op in puts.items():
             if op.value is not None:
-                values = alike.setdefault((op.ttl, self._user_of(op.namespace)), {})
-                values[key] = {"value": plain(op.value, "value"), "ttl": op.ttl}
-        for (ttl, user_id), values in alike.items():
-            yield store.app_state.set_many(self._name, values, ttl=_minutes(ttl), user_id=user_id)
-        if gone := [key for key, op in puts.items() if op.value is None]:
-            yield store.app_state.delete_many(self._name, gone)
+                user_id = checks.user("user_of", self._user_of(op.namespace))
+                alike.setdefault((op.ttl, user_id), {})[key] = {"value": plain(op.value, "value"), "ttl": op.ttl}
+        return alike
 
     def _get(self, op: GetOp) -> Flow[Item | None]:
         try:
@@ -149,12 +174,36 @@ class StatestoreStore(OnStore, BaseStore):
         return sorted(found)[op.offset : op.offset + op.limit]
 
 
+def _check(op: Any) -> None:
+    """Refuse what LangGraph's methods pass on as it is, and a slice would take for something else."""
+    if isinstance(op, PutOp):
+        checks.several("namespace", op.namespace, "label")
+        if op.value is not None:
+            checks.checked("value", op.value, dict, "a dictionary, or None to delete the item")
+        _minutes(op.ttl)
+    elif isinstance(op, GetOp):
+        checks.several("namespace", op.namespace, "label")
+    elif isinstance(op, SearchOp):
+        checks.several("namespace_prefix", op.namespace_prefix, "label")
+        checks.mapping("filter", {} if op.filter is None else op.filter)
+        checks.count("limit", op.limit)
+        checks.count("offset", op.offset)
+    elif isinstance(op, ListNamespacesOp):
+        for condition in op.match_conditions or ():
+            checks.several(condition.match_type, condition.path, "label")
+        checks.count("max_depth", 0 if op.max_depth is None else op.max_depth)
+        checks.count("limit", op.limit)
+        checks.count("offset", op.offset)
+    else:
+        raise InvalidValueError("ops", f"must be operations of langgraph.store.base, not {type(op).__name__}")
+
+
 def _nobody(namespace: tuple[str, ...]) -> None:
     return None
 
 
 def _key(namespace: tuple[str, ...], key: str) -> str:
-    joined = _prefix(namespace) + _escaped(key)
+    joined = _prefix(namespace) + _escaped(checks.text("key", key))
     if len(joined) > _LONGEST_KEY:
         raise InvalidValueError(
             "namespace", f"and key together have more than {_LONGEST_KEY} characters; use shorter ones"
@@ -163,7 +212,7 @@ def _key(namespace: tuple[str, ...], key: str) -> str:
 
 
 def _prefix(namespace: tuple[str, ...]) -> str:
-    return "".join(f"{_escaped(label)}/" for label in namespace)
+    return "".join(f"{_escaped(checks.text('namespace', label))}/" for label in namespace)
 
 
 def _escaped(text: str) -> str:
@@ -207,4 +256,6 @@ def _updated_at(entry: StateEntry) -> datetime:
 
 
 def _minutes(ttl: float | None) -> timedelta | None:
-    return None if ttl is None else timedelta(minutes=ttl)
+    found = None if ttl is None else checks.span("ttl", ttl, _MINUTE)
+    checks.ttl("ttl", found)
+    return found

@@ -1,6 +1,8 @@
 """Items of long-term memory."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -163,3 +165,74 @@ def test_the_cost_of_items(traffic: Traffic, lazy_at: Any) -> None:
     assert cost(items.list_namespaces) == 1
     assert cost(lambda: items.put(ADA, "7", {})) == 1 or not on_postgresql
     assert cost(lambda: items.batch([PutOp(ADA, f"{n}", {}) for n in range(5)])) == 1 or not on_postgresql
+
+
+def refused(match: str, *acts: Callable[[], Any]) -> None:
+    for act in acts:
+        with pytest.raises(InvalidValueError, match=match):
+            act()
+
+
+def test_what_is_no_key_or_value_does_not_become_one(items: Any) -> None:
+    items.put(ADA, "None", {"n": 1})
+    for key in (None, ["x"], object(), True, 2.5):
+        refused("^key", partial(items.put, ADA, key, {}), partial(items.get, ADA, key), partial(items.delete, ADA, key))
+        refused("^key", partial(items.batch, [PutOp(ADA, key, {})]), partial(items.batch, [GetOp(ADA, key)]))
+    for key in ("a\0", "\ud800"):
+        refused("^key", partial(items.put, ADA, key, {}), partial(items.get, ADA, key), partial(items.delete, ADA, key))
+    refused("^namespace", partial(items.put, ("\ud800",), "k", {}))
+    for value in (5, "x", [1], True):
+        refused("^value", partial(items.put, ADA, "k", value))
+    for namespace in ("ab", None, 5, b"ab"):
+        refused("^namespace", partial(items.put, namespace, "k", {}), partial(items.get, namespace, "k"))
+        refused("^namespace", partial(items.delete, namespace, "k"))
+    assert [(item.key, item.value) for item in items.search(())] == [("None", {"n": 1})]
+    items.put(ADA, 7, {"n": 7})
+    assert items.get(namespace=ADA, key=7).key == "7"
+
+
+def test_text_is_no_namespace(items: Any) -> None:
+    items.put(("a", "b"), "k", {})
+    refused("^namespace_prefix", partial(items.search, "ab"), partial(items.batch, [SearchOp("ab")]))  # type: ignore[arg-type]
+    refused("^prefix", partial(items.list_namespaces, prefix="ab"))
+    refused("^suffix", partial(items.list_namespaces, suffix="ab"))
+    for ops in (None, 5, "ab", [None], [("a", "k")], PutOp(ADA, "k", {}), GetOp(ADA, "k")):
+        refused("^ops", partial(items.batch, ops))
+
+
+def test_what_is_read_is_counted_from_0_on(items: Any) -> None:
+    items.put(ADA, "k", {})
+    for wrong in (-1, "3", 2.5, True):
+        for name in ("limit", "offset"):
+            refused(f"^{name}", partial(items.search, ADA, **{name: wrong}))
+            refused(f"^{name}", partial(items.list_namespaces, **{name: wrong}))
+        refused("^max_depth", partial(items.list_namespaces, max_depth=wrong))
+        refused("^filter", partial(items.search, ADA, filter=wrong))
+    refused("^limit", partial(items.search, ADA, limit=None))
+    assert items.search(ADA, limit=0) == items.search(ADA, offset=1) == items.list_namespaces(limit=0) == []
+
+
+@pytest.mark.parametrize("ttl", ["5", True, 0, -1, float("nan"), float("inf"), 1e300, 36_500 * 24 * 60 + 1])
+def test_what_is_no_number_of_minutes_is_refused_before_anything_is_written(items: Any, ttl: Any) -> None:
+    refused("^ttl", partial(items.put, ADA, "k", {}, ttl=ttl))
+    refused("^ttl", partial(items.batch, [PutOp(ADA, "first", {}), PutOp(ADA, "k", {}, ttl=ttl)]))
+    refused("^ttl", lambda: StatestoreStore("sqlite:///:memory:", ttl={"default_ttl": ttl}))
+    assert items.search(()) == []
+
+
+def test_a_store_is_not_made_of_what_its_first_write_would_refuse() -> None:
+    for options in ({"user_of": 5}, {"name": 5}, {"name": ""}, {"name": "a\0"}, {"ttl": 5}):
+        refused(next(iter(options)), partial(StatestoreStore, "sqlite:///:memory:", **options))  # type: ignore[arg-type]
+
+
+def test_a_user_of_a_namespace_is_an_id_or_none(database_url: str, store: StateStore) -> None:
+    users: list[Any] = ["", 7, ["x"]]
+    items = StatestoreStore(database_url, user_of=lambda namespace: users[0])
+    items.put(ADA, "of nobody", {})
+    users.pop(0)
+    items.put(ADA, "of 7", {})
+    users.pop(0)
+    refused("^user_of", lambda: items.put(ADA, "k", {}))
+    assert store.sessions.delete_user("7").user_state_entries == 1
+    assert keys(items.search(())) == ["of nobody"]
+    items.close()
