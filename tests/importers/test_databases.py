@@ -152,8 +152,9 @@ def test_of_two_databases_an_error_says_which_failed(source_url: str, sqlite_url
     assert vars(caught.value)["source"] == source.name
     with engine_for(sqlite_url).connect() as connection:
         connection.execute(text("DROP TABLE sessions"))
-    with pytest.raises(DatabaseError) as caught, opened(source_url) as source, source.snapshot():
-        StateStore.open(sqlite_url).sessions.exists("a")
+    broken = StateStore.open(sqlite_url)
+    with broken, pytest.raises(DatabaseError) as caught, opened(source_url) as source, source.snapshot():
+        broken.sessions.exists("a")
     assert "source" not in vars(caught.value)
 
 
