@@ -114,7 +114,8 @@ def time_of(line: Line) -> datetime | None:
         found = datetime.fromisoformat(line["timestamp"])
     except (KeyError, TypeError, ValueError):
         return None
-    return found if found.tzinfo is not None else None
+    # In the first and the last year some time zone has a time that Python has not.
+    return found if found.tzinfo is not None and 1 < found.year < 9999 else None
 
 
 def check_lines(lines: Any) -> None:

@@ -12,6 +12,7 @@ import anyio.to_thread
 from claude_agent_sdk import SessionKey, SessionListSubkeysKey, SessionStoreListEntry, SessionSummaryEntry
 
 from statestore import (
+    NEVER,
     AsyncStateStore,
     AsyncTransaction,
     ConflictError,
@@ -39,6 +40,7 @@ from statestore.adapters.flows import all_sessions, arun
 from statestore.adapters.layouts.labels import label
 
 _MOST_TAILS = 10_000
+_LONGEST_PATH = 100_000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,8 +76,9 @@ class StatestoreSessionStore:
             ttl: How long after its last use a new session expires, sub-agents included; None for the store's default.
         """
         self._store = LazyStore.of(store)
-        if not isinstance(ttl, timedelta | None):
-            raise InvalidValueError("ttl", f"must be a timedelta or None, not {type(ttl).__name__}")
+        given: Any = ttl
+        if given is not NEVER and not isinstance(given, timedelta | None):
+            raise InvalidValueError("ttl", f"must be a timedelta, NEVER or None, not {type(given).__name__}")
         self._new: dict[str, Any] = {"user_id": user_id, "ttl": ttl}
         self._tails: dict[str, Tail] = {}
         self._locks: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
@@ -161,7 +164,7 @@ class StatestoreSessionStore:
 
     async def _open(self, store: AsyncStateStore, key: SessionKey, lines: Sequence[Line]) -> Tail:
         """How a transcript ends, as it is stored. If there is none, it will begin with these *lines*."""
-        cwd = next((said for line in lines if isinstance(said := line.get("cwd"), str) and said), None)
+        cwd = next((said for line in lines if (said := label(line.get("cwd"), longest=_LONGEST_PATH))), None)
         about: dict[str, Any] = {"project_root": cwd, "cwd": cwd}
         about["created_at"] = next(filter(None, map(time_of, lines)), None)
         about |= {"agent_name": AGENT, **self._new}

@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage
 from statestore import ConflictError, InvalidValueError, NewSession, Usage
 from statestore.adapters.flows import Flow, store
 from statestore.adapters.layouts import langgraph as records
+from statestore.adapters.layouts.labels import label
 
 _REMEMBERED = 10_000
 
@@ -30,12 +31,12 @@ class UsageCounter:
             with suppress(ConflictError, InvalidValueError):
                 yield store.usage.record(
                     record_id=record_id,
-                    usage=Usage.of(message.usage_metadata),
+                    usage=Usage.of(message.usage_metadata, strict=False),
                     session_id=thread_id,
                     user_id=new.user_id,
                     agent_name=new.agent_name,
-                    provider_name=_text(about.get("model_provider")),
-                    model=_text(about.get("model_name") or about.get("model")),
+                    provider_name=label(about.get("model_provider")),
+                    model=label(about.get("model_name") or about.get("model")),
                 )
             if len(self._counted) >= _REMEMBERED:
                 self._counted.clear()
@@ -50,7 +51,3 @@ def _answers(values: Iterable[Any]) -> Iterator[AIMessage]:
                 yield value
         elif isinstance(value, (list, tuple)):
             yield from _answers(value)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

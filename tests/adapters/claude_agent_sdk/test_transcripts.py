@@ -11,7 +11,7 @@ import pytest
 from claude_agent_sdk import fork_session_via_store, project_key_for_directory
 from claude_agent_sdk.testing import run_session_store_conformance
 
-from statestore import AsyncStateStore, InvalidValueError, LazyStore, StateStore
+from statestore import NEVER, AsyncStateStore, InvalidValueError, LazyStore, StateStore
 from statestore.adapters.claude_agent_sdk import StatestoreSessionStore, statestore_id
 from tests.adapters.claude_agent_sdk.transcripts import EXPLORER, KEY, answer, line
 from tests.support.clock import MovableClock
@@ -89,6 +89,22 @@ async def test_what_is_odd_about_an_answer_keeps_no_line_out(
     await transcripts.append(KEY, lines)
     assert json.dumps(await transcripts.load(KEY)) == json.dumps(lines)
     assert (await (await lazy.here()).usage.totals()).output_tokens == 3
+
+
+@pytest.mark.parametrize("cwd", ["nul\0", "\ud800", "", 5, "/long" * 1000])
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", 5])
+async def test_what_is_odd_about_a_first_line_keeps_it_not_out(
+    transcripts: StatestoreSessionStore, cwd: Any, at: Any
+) -> None:
+    lines = [line("1", cwd=cwd, timestamp=at), line("2", cwd="/work")]
+    await transcripts.append(KEY, lines)
+    assert json.dumps(await transcripts.load(KEY)) == json.dumps(lines)
+
+
+async def test_transcripts_may_stay_for_ever(lazy: LazyStore) -> None:
+    await StatestoreSessionStore(lazy, ttl=NEVER).append(KEY, [line("1")])
+    [session] = (await (await lazy.here()).sessions.page()).sessions
+    assert session.ttl is None
 
 
 async def test_what_is_not_a_key_or_a_line_is_refused(transcripts: StatestoreSessionStore, lazy: LazyStore) -> None:

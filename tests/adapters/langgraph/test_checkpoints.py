@@ -324,6 +324,19 @@ def test_tokens_of_a_message_count_once(saver: Any, store: StateStore) -> None:
     assert store.usage.by_user()[0].user_id == "ada"
 
 
+@pytest.mark.parametrize("figure", [-1, 10**9 + 1])
+@pytest.mark.parametrize("name", ["m" * 513, "nul\0", ["x"]])
+def test_of_an_odd_message_the_rest_is_counted(saver: Any, store: StateStore, figure: int, name: Any) -> None:
+    answer = AIMessage(
+        content="Yes.",
+        id="run-1",
+        usage_metadata={"input_tokens": figure, "output_tokens": 2, "total_tokens": 42},
+        response_metadata={"model_name": name, "model_provider": name},
+    )
+    saver.put_writes(put(saver, config(), {}, {}), [("messages", [answer])], "task")
+    assert store.usage.totals(session_id="t").output_tokens == 2
+
+
 def test_nothing_is_unpickled(saver: Any, store: StateStore) -> None:
     class Local:
         pass
