@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from statestore import AsyncStateStore
-from tests.contract.test_cancellation import MOMENTS, Moment, opened, run
+from tests.contract.test_cancellation import MOMENTS, Moment, given_back, opened, run
 from tests.support.content import Content
 
 Task = asyncio.Future[Any]
@@ -56,7 +56,7 @@ def test_a_cancelled_computation_leaves_no_claim(
         async with opened(database_url, world) as (store, checked_out):
             for n, moment in enumerate(MOMENTS[:60:2]):
                 await one(store, moment, f"k{n}")
-                assert checked_out() == 0
+                await given_back(checked_out)
 
     run(main())
 

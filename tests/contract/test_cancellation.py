@@ -16,6 +16,7 @@ from tests.support.engines import async_engine
 from tests.support.portal import Portal
 
 BATCH = 3
+AMPLE = 20
 
 
 @pytest.fixture(params=["async", "engine"])
@@ -80,6 +81,14 @@ async def cancel_at(moment: Moment, work: Coroutine[Any, Any, Any]) -> bool:
     return True
 
 
+async def given_back(checked_out: Callable[[], int]) -> None:
+    """No connection is in use. One that was being opened comes back when it is open, later on a busy machine."""
+    until = asyncio.get_running_loop().time() + AMPLE
+    while checked_out() and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(0.01)
+    assert checked_out() == 0
+
+
 Work = Callable[[AsyncStateStore, int], Coroutine[Any, Any, Any]]
 
 
@@ -115,7 +124,7 @@ def test_a_cancelled_append_leaves_all_or_nothing(database_url: str, world: str,
                 done = await cancel_at(moment, work(store, n))
                 cancelled += not done
                 completed += done
-                assert checked_out() == 0
+                await given_back(checked_out)
                 if completed > 5:
                     break
             assert cancelled > 5, "nothing was cancelled midway"
@@ -128,7 +137,7 @@ def test_a_cancelled_append_leaves_all_or_nothing(database_url: str, world: str,
             # The store works on, on every connection of its pool.
             await asyncio.gather(*(append(store, -n) for n in range(1, 7)))
             assert await store.history.count("s") == len(entries) + 6 * BATCH
-            assert checked_out() == 0
+            await given_back(checked_out)
 
     run(main())
     assert unsound(content) == []
@@ -146,7 +155,7 @@ def test_many_cancelled_at_once_leave_all_or_nothing(database_url: str, world: s
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert all(not isinstance(result, Exception) for result in results)
                 assert all(result is None for result in results[1::2]), "a cancellation hit another task"
-                assert checked_out() == 0
+                await given_back(checked_out)
             entries = await store.history.read("s")
             batches = [entries[first : first + BATCH] for first in range(0, len(entries), BATCH)]
             for batch in batches:
@@ -177,7 +186,7 @@ def test_a_lease_that_was_acquired_for_nobody_goes_back(database_url: str, world
                 await store.sessions.acquire(f"s{n}", owner="next", ttl=timedelta(hours=1))
                 assert (await store.sessions.get(f"s{n}")).status == "ready"
             assert cancelled > 5, "nothing was cancelled midway"
-            assert checked_out() == 0
+            await given_back(checked_out)
 
     run(main())
 
@@ -195,7 +204,7 @@ def test_a_lease_that_comes_long_after_the_cancellation_goes_back(postgres_url: 
                     await asyncio.wait_for(task, 10)
             later = await store.sessions.acquire("s0", owner="next", ttl=timedelta(hours=1), wait=timedelta(seconds=10))
             assert later.owner == "next"
-            assert checked_out() == 0
+            await given_back(checked_out)
 
     run(main())
 
@@ -214,7 +223,7 @@ def test_one_that_waits_for_a_lock_can_be_cancelled(postgres_url: str, world: st
                     await asyncio.wait_for(task, 10)
                 await waiting(holder, 0)
             assert await store.history.count("s") == 0
-            assert checked_out() == 0
+            await given_back(checked_out)
             await work(store, 2)
             assert await store.history.count("s") == BATCH
 
@@ -231,7 +240,7 @@ def test_a_timeout_ends_a_call_that_waits_for_a_lock(postgres_url: str, world: s
                     async with asyncio.timeout(0.1):
                         await append(store, 1)
             assert await store.history.count("s") == 0
-            assert checked_out() == 0
+            await given_back(checked_out)
 
     run(main())
 
@@ -251,7 +260,7 @@ def test_one_that_waits_for_a_connection_can_be_cancelled(database_url: str, wor
                     assert all(task.cancelled() for task in tasks)
             await asyncio.gather(*tasks, return_exceptions=True)
             assert await store.history.count("s") % BATCH == 0
-            assert checked_out() == 0
+            await given_back(checked_out)
 
     run(main())
 
