@@ -37,9 +37,9 @@ class Usage:
             reported: A usage of OpenAI (chat completions and responses), Anthropic, LangChain (`usage_metadata`),
                 openai-agents, pydantic-ai, Gemini, Bedrock or Ollama, as an object or as a mapping; or a response, a
                 message or the result of a run that has one. A `Usage` is returned as it is.
-            strict: Whether what cannot be stored is refused. With False a figure below zero or above 1,000,000,000
-                counts as not reported, and what reports nothing is a `Usage()`: for what others have said, which must
-                not keep you from storing the rest.
+            strict: With False a figure below zero or above 1,000,000,000 counts as not reported, and what reports
+                nothing is a `Usage()`: for what others have said, which must not keep you from storing the rest. By
+                default each figure is taken as it is, and one that cannot be stored is refused where it is stored.
 
         Raises:
             InvalidValueError: It is none of these, or reports no tokens. Not with `strict=False`.
