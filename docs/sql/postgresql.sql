@@ -7441,8 +7441,8 @@ owner AS MATERIALIZED (
 idle AS MATERIALIZED (
     SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
-done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value,
-        created_at, updated_at, expires_at)
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
+    expires_at)
     SELECT %(namespace)s, %(owner_id)s, v.key, v.value, statement_timestamp(), statement_timestamp(),
         ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
     FROM owner, (VALUES (CAST(%(key_0)s AS varchar), CAST(%(value_0)s AS json)),
@@ -7451,9 +7451,8 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
         expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END
-    RETURNING key, CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
-        coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),

@@ -5300,6 +5300,29 @@ SELECT e.key, e.version FROM state_entries AS e
 WHERE e.namespace = :namespace AND e.session_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
     AND e.key IN (SELECT value FROM json_each(:keys));
 
+-- state/statements.py: set_many
+-- Serves app_state.set_many, sessions.save, state.set_many, turn.commit, user_state.set_many.
+-- Run by AppStateRepository.set_many, ConversationsRepository.save, StateRepository.set_many, TurnWork.commit,
+-- UserStateRepository.set_many.
+--
+-- Write *count* keys, in their order: those who write several wait for each other in the same order.
+--
+-- With *missing*, only those that do not exist.
+--
+-- Built for: two keys of a session.
+INSERT INTO state_entries AS e (namespace, session_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, :owner_id, :key_0, :value_0, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))),
+    (:namespace, :owner_id, :key_1, :value_1, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, session_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
 -- state/statements.py: SESSION_STATEMENTS.clear[False]
 -- Serves sessions.save, state.clear, state.count, state.delete, state.delete_many, state.entries, state.entry,
 -- state.exists, state.get, state.get_all, state.get_many, state.increment, state.keys, state.set, state.set_many,

@@ -417,7 +417,7 @@ def shared(store: Store, s: str) -> None:
 
 SHARED: dict[str, tuple[Callable[[Any, str], Any], Cost, tuple[int, int]]] = {
     "set": (lambda state, s: state.set(s, "a", 1), ONE, (3, 1)),
-    "set_many": (lambda state, s: state.set_many(s, {"a": 1, "d": 2}), ONE, (4, 1)),
+    "set_many": (lambda state, s: state.set_many(s, {"a": 1, "d": 2}), ONE, (3, 1)),
     "get": (lambda state, s: state.get(s, "a"), ONE, (1, 1)),
     "get_many": (lambda state, s: state.get_many(s, ["a", "b"]), ONE, (1, 1)),
     "get_all": (lambda state, s: state.get_all(s), ONE, (1, 1)),
@@ -441,7 +441,14 @@ for _group in ("user_state", "app_state"):
             _sqlite,
         )
 
-case("state.set_many, 3 keys", session, lambda store, s: store.state.set_many(s, {"a": 1, "b": 2, "c": 3}), ONE, (6, 1))
+case("state.set_many, 3 keys", session, lambda store, s: store.state.set_many(s, {"a": 1, "b": 2, "c": 3}), ONE, (4, 1))
+case(
+    "state.set_many, 250 keys",
+    session,
+    lambda store, s: store.state.set_many(s, dict.fromkeys(map(str, range(250)), 1)),
+    ONE,
+    (8, 1),
+)
 case("state.get", state, lambda store, s: store.state.get(s, "a"), ONE, (1, 1))
 case("state.entry", state, lambda store, s: store.state.entry(s, "a"), ONE, (1, 1))
 case("state.get_all", state, lambda store, s: store.state.get_all(s), ONE, (1, 1))

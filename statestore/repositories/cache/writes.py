@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from statestore.checking import checks, codec
 from statestore.checking.codec import Encoded
-from statestore.engine.sql_parts import arrays, numbered
+from statestore.engine.sql_parts import ROWS_SQLITE, arrays, numbered
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache import lifetimes, statements
 from statestore.repositories.cache.base import json_or_none
@@ -259,8 +259,8 @@ class CacheWrites(CacheRoom):
         items, varied = list(values.items()), bool(attributes.own)
         names = statements.NUMBERED_VARIED_SQLITE if varied else statements.NUMBERED_SQLITE
         common = attributes.description() | ({} if varied else self._times(attributes.life))
-        for start in range(0, len(items), statements.ROWS_SQLITE):
-            part = items[start : start + statements.ROWS_SQLITE]
+        for start in range(0, len(items), ROWS_SQLITE):
+            part = items[start : start + ROWS_SQLITE]
             rows: list[dict[str, Any]] = [
                 {
                     "key": key,

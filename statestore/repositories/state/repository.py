@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from statestore.checking import checks
 from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Statement
-from statestore.engine.sql_parts import numbered
+from statestore.engine.sql_parts import ROWS_SQLITE, numbered
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories.state import scopes
 from statestore.repositories.state.reading import StateReads
@@ -230,25 +230,16 @@ class StateRepository(StateReads):
         if not keys:
             self._write(session_id, self._sql.delete, columns, keys=[])  # There has to be a session all the same.
             return {}
-        if self._link.dialect.name == "sqlite":
+        size = ROWS_SQLITE if self._link.dialect.name == "sqlite" else CHUNK
+        if len(keys) > size:
             self._needs_transaction()
-            self._enter(session_id, columns)
-            statement = (self._sql.set_missing if missing else self._sql.set)[False]
-            for key in keys:
-                row = self._link.one(
-                    statement, owner_id=session_id, key=key, value=texts[key], ttl=ttl, user_id=user_id
-                )
-                if row is not None:
-                    written[key] = self._entry(session_id, row)
-            return {key: written[key] for key in texts if key in written}
-        if len(keys) > CHUNK:
-            self._needs_transaction()
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            alone = self._link.holds_reads
-            statements = {alone: set_many(self._scope, len(chunk), alone, missing)}
+        for start in range(0, len(keys), size):
+            chunk = keys[start : start + size]
+            statement = set_many(self._scope, len(chunk), self._link.holds_reads, missing)
             params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
-            for row in self._write(session_id, statements, columns, ttl=ttl, user_id=user_id, **params):
+            for row in self._write(
+                session_id, dict.fromkeys((False, True), statement), columns, ttl=ttl, user_id=user_id, **params
+            ):
                 entry = self._entry(session_id, row)
                 written[entry.key] = entry
         return {key: written[key] for key in texts if key in written}

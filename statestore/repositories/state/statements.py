@@ -155,18 +155,20 @@ def set_many(scope: Scope, count: int, alone: bool, missing: bool = False) -> St
 
     With *missing*, only those that do not exist.
     """
-    rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
     columns, values, conflict = _insertion(scope)
+    begin = f"INSERT INTO {scope.table} AS e ({columns}, key, value, created_at, updated_at, expires_at)"
+    end = f"{conflict}{_MISSING if missing else ''} RETURNING {_entry()}"
+    times = f"$now, $now, {_END}"
+    given = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
     return Statement(
         postgresql=scope.entered(
-            f"""done AS (INSERT INTO {scope.table} AS e ({columns}, key, value,
-            created_at, updated_at, expires_at)
-        SELECT {values}, v.key, v.value, $now, $now, {_END}
-        FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
-        {conflict}{_MISSING if missing else ""}
-        RETURNING {_entry()})""",
+            f"""done AS ({begin}
+        SELECT {values}, v.key, v.value, {times}
+        FROM owner, (VALUES {given}) AS v (key, value) ORDER BY v.key COLLATE "C"
+        {end})""",
             alone,
-        )
+        ),
+        sqlite=f"{begin} VALUES {value_rows(f'({values}, :key_#, :value_#, {times})', count)} {end}",
     )
 
 
