@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar, cast
 
 from langgraph.store.base import (
@@ -37,12 +38,18 @@ _OLD = 0.1  # As sessions do: a read extends a TTL of which a tenth has passed.
 def _of_a_key(method: M) -> M:
     """A method of the base class, which makes a text of any key, for what is one."""
 
+    def place(namespace: Any, key: Any) -> tuple[tuple[Any, ...], str]:
+        return tuple(checks.several("namespace", namespace, "label")), checks.name("key", key)
+
     @wraps(method)
     def checked(self: BaseStore, namespace: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        labels = tuple(checks.several("namespace", namespace, "label"))
-        return method(self, labels, checks.name("key", key), *args, **kwargs)
+        return method(self, *place(namespace, key), *args, **kwargs)
 
-    return cast(M, checked)
+    @wraps(method)
+    async def checked_async(self: BaseStore, namespace: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        return await method(self, *place(namespace, key), *args, **kwargs)
+
+    return cast(M, checked_async if iscoroutinefunction(method) else checked)
 
 
 class StatestoreStore(OnStore, BaseStore):

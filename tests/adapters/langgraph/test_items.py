@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
-from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
+from langgraph.cache.base import BaseCache
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 
 from statestore import InvalidValueError, StateStore
-from statestore.adapters.langgraph import StatestoreStore
+from statestore.adapters.langgraph import StatestoreCache, StatestoreSaver, StatestoreStore
 from tests.support.clock import MovableClock
 from tests.support.wire import Traffic
 
@@ -236,3 +239,15 @@ def test_a_user_of_a_namespace_is_an_id_or_none(database_url: str, store: StateS
     assert store.sessions.delete_user("7").user_state_entries == 1
     assert keys(items.search(())) == ["of nobody"]
     items.close()
+
+
+@pytest.mark.parametrize(
+    ("ours", "base"),
+    [(StatestoreSaver, BaseCheckpointSaver), (StatestoreStore, BaseStore), (StatestoreCache, BaseCache)],
+    ids=["saver", "store", "cache"],
+)
+def test_what_is_awaited_is_a_coroutine_function(ours: type, base: type) -> None:
+    """Frameworks ask by this whether they have to await."""
+    asked = [name for name, method in vars(base).items() if iscoroutinefunction(method)]
+    assert asked
+    assert [name for name in asked if not iscoroutinefunction(getattr(ours, name))] == []
