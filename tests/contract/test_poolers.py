@@ -96,14 +96,22 @@ def transaction(store: Store) -> None:
         tx.state.set("s", "k", 1)
 
 
+def unhurried(call: Callable[[], Any]) -> Any:
+    """What the call returns, though a busy machine may take longer over it than the store's timeout allows."""
+    for _ in range(20):
+        with suppress(UnavailableError):
+            return call()
+    return call()
+
+
 @OWN_ENGINE
 @pytest.mark.parametrize("prepared", [None, True])
 @pytest.mark.parametrize(("setting", "code"), [("lock_timeout", "55P03"), ("statement_timeout", "57014")])
 def test_timeouts_hold_behind_a_pooler(
     connect: Callable[..., Store], pooled_url: str, postgres_url: str, setting: str, code: str, prepared: bool | None
 ) -> None:
+    connect(postgres_url).sessions.create("s")
     store = connect(pooled_url, prepared_statements=prepared, **{setting: SOON})
-    store.sessions.create("s")
     with psycopg.connect(postgres_url) as holder:
         holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         for call in WAITING.values():
@@ -112,8 +120,8 @@ def test_timeouts_hold_behind_a_pooler(
                     call(store)
                 assert caught.value.code == code
     for n in range(7):  # Often enough for psycopg to prepare what it runs.
-        store.history.append("s", [NewEntry(n)])
-        assert [entry.content for entry in store.history.read("s")] == list(range(n + 1))
+        unhurried(lambda n=n: store.history.append("s", [NewEntry(n)]))
+        assert [entry.content for entry in unhurried(lambda: store.history.read("s"))] == list(range(n + 1))
     # Nobody else has them now.
     others = [psycopg.connect(pooled_url) for _ in range(2)]
     for other in others:
@@ -135,8 +143,8 @@ def test_timeouts_hold_behind_a_pooler(
 def test_timeouts_hold_beside_the_options_of_a_url(
     connect: Callable[..., Store], postgres_url: str, options: str, arguments: dict[str, timedelta], code: str
 ) -> None:
+    connect(postgres_url).sessions.create("s")
     store = connect(f"{postgres_url}?options={options.replace(' ', '%20')}", **arguments)
-    store.sessions.create("s")
     with psycopg.connect(postgres_url) as holder:
         holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         with pytest.raises(UnavailableError) as caught:
