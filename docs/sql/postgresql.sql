@@ -1220,9 +1220,9 @@ SELECT s.status, count(*), NULL, statement_timestamp() FROM (
     SELECT s.status FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s LIMIT %(most)s) AS s
         GROUP BY s.status;
 
--- expiry/due.py: _SESSIONS
+-- expiry/dry_run.py: _SESSIONS
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
         OR s.ttl = %(ended)s THEN 1
@@ -1280,9 +1280,9 @@ SELECT d.kind, count(*), sum(coalesce(octet_length(CAST(s.title AS text)),
 FROM doomed AS d JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = d.session_id
 GROUP BY d.kind;
 
--- expiry/due.py: _ENTRIES
+-- expiry/dry_run.py: _ENTRIES
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 --
 -- Only what no session sees that lives on: the rest is handed over.
 WITH whole AS (
@@ -1338,9 +1338,9 @@ WHERE NOT EXISTS (
         AND g.owner_session_id = h.session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq AND g.session_id NOT IN (SELECT session_id FROM doomed));
 
--- expiry/due.py: _STATE
+-- expiry/dry_run.py: _STATE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
         OR s.ttl = %(ended)s THEN 1
@@ -1394,9 +1394,9 @@ SELECT count(*), sum(size) FROM (
     UNION ALL SELECT coalesce(octet_length(CAST(e.value AS text)), 0) AS size FROM "statestore".shared_state AS e
     WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()) AS expired;
 
--- expiry/due.py: _UNSEEN
+-- expiry/dry_run.py: _UNSEEN
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
         OR s.ttl = %(ended)s THEN 1
@@ -1455,36 +1455,25 @@ FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
 WHERE s.namespace = %(namespace)s AND s.session_id > %(after_id)s AND s.session_id <= %(last_id)s
     AND s.session_id NOT IN (SELECT session_id FROM doomed)) AS unseen;
 
--- expiry/due.py: _CACHE
+-- expiry/dry_run.py: _CACHE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*), sum(c.size_bytes + coalesce(octet_length(CAST(c.request AS text)),
     0) + coalesce(octet_length(CAST(c.metadata AS text)), 0)) FROM "statestore".cache_entries AS c
 WHERE c.namespace = %(namespace)s AND c.keep_until <= statement_timestamp();
 
--- expiry/due.py: _OVERFLOW
+-- expiry/dry_run.py: _OVERFLOW
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*), sum(size) FROM (
     SELECT c.size_bytes + coalesce(octet_length(CAST(c.request AS text)),
         0) + coalesce(octet_length(CAST(c.metadata AS text)), 0) AS size FROM "statestore".cache_entries AS c
     WHERE c.namespace = %(namespace)s AND (c.keep_until IS NULL OR c.keep_until > statement_timestamp())
     ORDER BY c.last_accessed_at, c.access_seq LIMIT %(excess)s) AS least_used;
 
--- expiry/due.py: _NEWEST
--- Serves expiry.newest.
--- Run by DueRepository.newest.
---
--- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
-SELECT statement_timestamp(), (SELECT max(s.last_activity_at) FROM "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s
-        AND s.active_hour = (SELECT max(t.active_hour) FROM "statestore".sessions AS t
-            WHERE t.namespace = %(namespace)s)),
-    (SELECT max(c.last_accessed_at) FROM "statestore".cache_entries AS c WHERE c.namespace = %(namespace)s);
-
 -- expiry/ending.py: _NOW_AND_MAX_IDLE
 -- Serves expiry.due, expiry.end_idle, store.retention.
--- Run by DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
+-- Run by DryRunRepository.due, EndingRepository.end_idle, EndingRepository.retention.
 SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s
     AND name = 'max_idle');
 
@@ -1577,7 +1566,7 @@ SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)
 
 -- expiry/ending.py: COUNT_IN_USE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -1619,6 +1608,17 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
         'UTC')) AND NOT EXISTS (
     SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
         AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)) LIMIT 1;
+
+-- expiry/ending.py: _NEWEST
+-- Serves expiry.newest.
+-- Run by EndingRepository.newest.
+--
+-- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
+SELECT statement_timestamp(), (SELECT max(s.last_activity_at) FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s
+        AND s.active_hour = (SELECT max(t.active_hour) FROM "statestore".sessions AS t
+            WHERE t.namespace = %(namespace)s)),
+    (SELECT max(c.last_accessed_at) FROM "statestore".cache_entries AS c WHERE c.namespace = %(namespace)s);
 
 -- expiry/erasure.py: _HIDE_USER
 -- Serves sessions.delete_user.
@@ -2461,13 +2461,13 @@ SELECT count(*), sum(size) FROM gone;
 
 -- expiry/rows.py: _COUNT_CACHE
 -- Serves expiry.due, expiry.sweep_overflow.
--- Run by DueRepository.due, ExpiredRows.sweep_overflow.
+-- Run by DryRunRepository.due, ExpiredRows.sweep_overflow.
 SELECT count(*) FROM "statestore".cache_entries AS c WHERE c.namespace = %(namespace)s
     AND (c.keep_until IS NULL OR c.keep_until > statement_timestamp());
 
 -- expiry/rows.py: _COUNT_EXCESS_BYTES
 -- Serves expiry.due, expiry.sweep_overflow.
--- Run by DueRepository.due, ExpiredRows.sweep_overflow.
+-- Run by DryRunRepository.due, ExpiredRows.sweep_overflow.
 --
 -- So many of the least recently used that what is left fits.
 SELECT count(*) FROM (

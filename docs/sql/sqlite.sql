@@ -559,9 +559,9 @@ UNION ALL
 SELECT s.status, count(*), NULL, :now FROM (
     SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace LIMIT :most) AS s GROUP BY s.status;
 
--- expiry/due.py: _SESSIONS
+-- expiry/dry_run.py: _SESSIONS
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
         WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
@@ -620,9 +620,9 @@ SELECT d.kind, count(*), sum(coalesce(length(CAST(s.title AS blob)), 0) + coales
 FROM doomed AS d JOIN sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
 GROUP BY d.kind;
 
--- expiry/due.py: _ENTRIES
+-- expiry/dry_run.py: _ENTRIES
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 --
 -- Only what no session sees that lives on: the rest is handed over.
 WITH whole AS (
@@ -678,9 +678,9 @@ WHERE NOT EXISTS (
     SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace AND g.owner_session_id = h.session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq AND g.session_id NOT IN (SELECT session_id FROM doomed));
 
--- expiry/due.py: _STATE
+-- expiry/dry_run.py: _STATE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
         WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
@@ -735,9 +735,9 @@ SELECT count(*), sum(size) FROM (
     UNION ALL SELECT coalesce(length(CAST(e.value AS blob)), 0) AS size FROM shared_state AS e
     WHERE e.namespace = :namespace AND e.expires_at <= :now) AS expired;
 
--- expiry/due.py: _UNSEEN
+-- expiry/dry_run.py: _UNSEEN
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 WITH whole AS (
     SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
         WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
@@ -797,34 +797,25 @@ FROM sessions AS s JOIN history_entries AS h
 WHERE s.namespace = :namespace AND s.session_id > :after_id AND s.session_id <= :last_id AND s.session_id NOT IN
     (SELECT session_id FROM doomed)) AS unseen;
 
--- expiry/due.py: _CACHE
+-- expiry/dry_run.py: _CACHE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*), sum(c.size_bytes + coalesce(length(CAST(c.request AS blob)),
     0) + coalesce(length(CAST(c.metadata AS blob)), 0)) FROM cache_entries AS c
 WHERE c.namespace = :namespace AND c.keep_until <= :now;
 
--- expiry/due.py: _OVERFLOW
+-- expiry/dry_run.py: _OVERFLOW
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*), sum(size) FROM (
     SELECT c.size_bytes + coalesce(length(CAST(c.request AS blob)), 0) + coalesce(length(CAST(c.metadata AS blob)),
         0) AS size FROM cache_entries AS c
     WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > :now)
     ORDER BY c.last_accessed_at, c.access_seq LIMIT :excess) AS least_used;
 
--- expiry/due.py: _NEWEST
--- Serves expiry.newest.
--- Run by DueRepository.newest.
---
--- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
-SELECT :now, (SELECT max(s.last_activity_at) FROM sessions AS s WHERE s.namespace = :namespace
-        AND s.active_hour = (SELECT max(t.active_hour) FROM sessions AS t WHERE t.namespace = :namespace)),
-    (SELECT max(c.last_accessed_at) FROM cache_entries AS c WHERE c.namespace = :namespace);
-
 -- expiry/ending.py: _NOW_AND_MAX_IDLE
 -- Serves expiry.due, expiry.end_idle, store.retention.
--- Run by DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
+-- Run by DryRunRepository.due, EndingRepository.end_idle, EndingRepository.retention.
 SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');
 
 -- expiry/ending.py: _SET_MAX_IDLE
@@ -894,7 +885,7 @@ SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_
 
 -- expiry/ending.py: COUNT_IN_USE
 -- Serves expiry.due.
--- Run by DueRepository.due.
+-- Run by DryRunRepository.due.
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
@@ -930,6 +921,15 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
         'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
     SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
         AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)) LIMIT 1;
+
+-- expiry/ending.py: _NEWEST
+-- Serves expiry.newest.
+-- Run by EndingRepository.newest.
+--
+-- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
+SELECT :now, (SELECT max(s.last_activity_at) FROM sessions AS s WHERE s.namespace = :namespace
+        AND s.active_hour = (SELECT max(t.active_hour) FROM sessions AS t WHERE t.namespace = :namespace)),
+    (SELECT max(c.last_accessed_at) FROM cache_entries AS c WHERE c.namespace = :namespace);
 
 -- expiry/erasure.py: _HIDE_USER
 -- Serves sessions.delete_user.
@@ -1470,12 +1470,12 @@ ON CONFLICT (namespace, day, agent_name) DO UPDATE SET evictions = l.evictions +
 
 -- expiry/rows.py: _COUNT_CACHE
 -- Serves expiry.due, expiry.sweep_overflow.
--- Run by DueRepository.due, ExpiredRows.sweep_overflow.
+-- Run by DryRunRepository.due, ExpiredRows.sweep_overflow.
 SELECT count(*) FROM cache_entries AS c WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > :now);
 
 -- expiry/rows.py: _COUNT_EXCESS_BYTES
 -- Serves expiry.due, expiry.sweep_overflow.
--- Run by DueRepository.due, ExpiredRows.sweep_overflow.
+-- Run by DryRunRepository.due, ExpiredRows.sweep_overflow.
 --
 -- So many of the least recently used that what is left fits.
 SELECT count(*) FROM (

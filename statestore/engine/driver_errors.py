@@ -250,7 +250,9 @@ class Retryable(Exception):
 
 
 def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoReturn:
-    """Turn a driver's error into ours, or into `Retryable` if a second try is safe and may help.
+    """Decide whether a failed call is tried again: raise `Retryable` if so, else the error that its caller gets.
+
+    Another try has to be safe and likely to help: what was perhaps done is repeated only if the call is repeatable.
 
     *elsewhere*: a new connection may lead to another server.
 

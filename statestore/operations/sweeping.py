@@ -14,8 +14,9 @@ from statestore.errors import ClockError, InvalidValueError
 from statestore.operations.base import flow, operation
 from statestore.operations.namespaces import Namespaces
 from statestore.repositories.expiry.batch import Batch
-from statestore.repositories.expiry.due import DueRepository
+from statestore.repositories.expiry.dry_run import DryRunRepository
 from statestore.repositories.expiry.namespaces import NamespaceRepository
+from statestore.repositories.expiry.repository import ExpiryRepository
 from statestore.repositories.rollup.repository import RollupRepository
 from statestore.values.usage import SweepKind, SweepReport, Swept
 
@@ -24,7 +25,7 @@ Progress: TypeAlias = Callable[[SweepReport], None]
 DEFAULT_BATCH = 500
 
 _Step: TypeAlias = tuple[Callable[..., Batch], dict[str, Any]]
-_ENDING_PARTS: _Step = (DueRepository.end_others, {"excess": False})
+_ENDING_PARTS: _Step = (ExpiryRepository.end_others, {"excess": False})
 
 
 def sweep(
@@ -59,16 +60,16 @@ def sweep(
     for namespace in names:
         limited = namespace is None  # The limits are the store's: others may have others.
         if dry_run:
-            tally.add((yield _call(namespace, DueRepository.due, limits=limited)))
+            tally.add((yield _call(namespace, DryRunRepository.due, limits=limited)))
             continue
         steps: list[_Step] = [
-            (DueRepository.end_idle, {}),
-            (DueRepository.end_others, {"excess": limited}),
-            (DueRepository.sweep_sessions, {}),
-            (DueRepository.sweep_state, {}),
-            (DueRepository.sweep_cache, {}),
-            *([(DueRepository.sweep_overflow, {})] if limited else []),
-            *([(DueRepository.sweep_unseen, {})] if look_for_unseen else []),
+            (ExpiryRepository.end_idle, {}),
+            (ExpiryRepository.end_others, {"excess": limited}),
+            (ExpiryRepository.sweep_sessions, {}),
+            (ExpiryRepository.sweep_state, {}),
+            (ExpiryRepository.sweep_cache, {}),
+            *([(ExpiryRepository.sweep_overflow, {})] if limited else []),
+            *([(ExpiryRepository.sweep_unseen, {})] if look_for_unseen else []),
             (RollupRepository.roll_up, {}),
         ]
         yield from _run(steps, batch_size, tally, namespace)
@@ -79,7 +80,7 @@ def _check_clock(names: list[str | None], most: timedelta) -> Flow[None]:
     """Raise `ClockError` if all namespaces were last used longer ago than *most*. One that was not is enough."""
     latest: datetime | None = None
     for namespace in names:
-        now, newest = yield _call(namespace, DueRepository.newest)
+        now, newest = yield _call(namespace, ExpiryRepository.newest)
         if newest is None:
             continue
         if newest >= now - most:
@@ -104,8 +105,8 @@ def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
     """Delete sessions that have been idle for that long."""
     checks.duration(max_inactivity, "max_inactivity")
     tally = _Tally()
-    ending: _Step = (DueRepository.end_idle, {"max_idle": max_inactivity})
-    steps: list[_Step] = [ending, _ENDING_PARTS, (DueRepository.sweep_sessions, {})]
+    ending: _Step = (ExpiryRepository.end_idle, {"max_idle": max_inactivity})
+    steps: list[_Step] = [ending, _ENDING_PARTS, (ExpiryRepository.sweep_sessions, {})]
     yield from _run(steps, DEFAULT_BATCH, tally)
     return tally.report()
 
@@ -113,7 +114,7 @@ def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
 def expired() -> Flow[SweepReport]:
     """Delete sessions, state keys and cache entries that have expired."""
     tally = _Tally()
-    steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
+    steps = (ExpiryRepository.sweep_sessions, ExpiryRepository.sweep_state, ExpiryRepository.sweep_cache)
     yield from _run([_ENDING_PARTS, *((step, {}) for step in steps)], DEFAULT_BATCH, tally)
     return tally.report()
 
@@ -127,7 +128,7 @@ def _run(
             if tally.is_over():
                 tally.complete = False
                 return
-            place = {} if step is DueRepository.end_idle else {"after": after}
+            place = {} if step is ExpiryRepository.end_idle else {"after": after}
             batch = yield _call(namespace, step, batch_size, **place, **arguments)
             tally.add(batch)
             after = batch.after
@@ -182,8 +183,8 @@ class _Store(Protocol):
 class Sweeping(Namespaces):
     """Removing what has expired, as operations of a store."""
 
-    retention = operation(DueRepository.retention)
-    set_retention = operation(DueRepository.set_retention)
+    retention = operation(ExpiryRepository.retention)
+    set_retention = operation(ExpiryRepository.set_retention)
 
     @flow
     def sweep(

@@ -119,7 +119,7 @@ def test_operations_are_found_however_they_come_to_a_statement() -> None:
     assert "LeasesRepository.renew" in of["sessions.session_rows._LEASE"]  # by a function of another module
     assert "PageRepository.labels" in of["reports.queries._LABELS"]  # above the repositories
     assert "UserStateRepository.get" in of["state.statements.USER_STATEMENTS.get"]  # on tables of another owner's
-    assert list(of["expiry.due._CACHE"]) == ["DueRepository.due"]
+    assert list(of["expiry.dry_run._CACHE"]) == ["DryRunRepository.due"]
 
 
 def test_operations_are_named_as_their_callers_know_them() -> None:

@@ -1,6 +1,4 @@
-"""What a sweep would delete, counted and not deleted."""
-
-from datetime import datetime
+"""The dry run of a sweep: what it would delete, counted and not deleted."""
 
 from statestore.checking import checks
 from statestore.engine.calls import reads
@@ -75,21 +73,8 @@ _OVERFLOW = Statement("""
         ORDER BY c.last_accessed_at, c.access_seq LIMIT :excess) AS least_used""")
 
 
-# By the indexes of what is used most: an append, a read that extends a TTL, a hit.
-_NEWEST = Statement("""
-    SELECT $now, (SELECT max(s.last_activity_at) FROM $sessions AS s WHERE s.namespace = :namespace
-            AND s.active_hour = (SELECT max(t.active_hour) FROM $sessions AS t WHERE t.namespace = :namespace)),
-        (SELECT max(c.last_accessed_at) FROM $cache_entries AS c WHERE c.namespace = :namespace)""")
-
-
-class DueRepository(ExpiryRepository):
-    """Counts what is due."""
-
-    @reads
-    def newest(self) -> tuple[datetime, datetime | None]:
-        """What time it is, and when something of the namespace was last used; None if it is empty."""
-        now, *found = (self._link.dialect.time(at) for at in self._link.only(_NEWEST))
-        return now, max((at for at in found if at is not None), default=None)
+class DryRunRepository(ExpiryRepository):
+    """Counts what the steps of a sweep would delete."""
 
     @reads
     def due(self, *, limits: bool = True) -> Batch:

@@ -1,4 +1,4 @@
-"""Ending sessions that have not expired by themselves: idle ones, those beyond a limit, and what belongs to others.
+"""The sweep's first steps: they end sessions that do not expire by themselves, the idle, the too many, the orphaned.
 
 To end a session is to make it expire long ago, in one update. From then on nothing brings it back, and its rows go as
 those of any other expired session.
@@ -60,8 +60,21 @@ _ALONE = Statement(
 _IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1")
 
 
+# By the indexes of what is used most: an append, a read that extends a TTL, a hit.
+_NEWEST = Statement("""
+    SELECT $now, (SELECT max(s.last_activity_at) FROM $sessions AS s WHERE s.namespace = :namespace
+            AND s.active_hour = (SELECT max(t.active_hour) FROM $sessions AS t WHERE t.namespace = :namespace)),
+        (SELECT max(c.last_accessed_at) FROM $cache_entries AS c WHERE c.namespace = :namespace)""")
+
+
 class EndingRepository(ExpiredRows):
     """The steps of a sweep that end sessions, and how long these may be idle."""
+
+    @reads
+    def newest(self) -> tuple[datetime, datetime | None]:
+        """What time it is, and when something of the namespace was last used; None if it is empty."""
+        now, *found = (self._link.dialect.time(at) for at in self._link.only(_NEWEST))
+        return now, max((at for at in found if at is not None), default=None)
 
     @reported_as("store.retention")
     @reads

@@ -1,4 +1,4 @@
-"""Deleting expired and idle sessions: one batch at a time, each in a short transaction of its own.
+"""The sweep's deletion of expired and idle sessions: one batch at a time, each in a short transaction of its own.
 
 Several workers may do so at once. A batch takes sessions that nobody else holds, and waits for none (SKIP LOCKED;
 SQLite has one writer). It looks again under the lock whether they are due, and is bounded in rows: a session that is

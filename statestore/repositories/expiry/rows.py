@@ -1,4 +1,4 @@
-"""Deleting what expires by itself: state keys and cache entries; and rows that no session sees."""
+"""The sweep's deletion of what expires by itself, state keys and cache entries, and of rows that no session sees."""
 
 from collections import Counter
 from typing import Any
