@@ -24,7 +24,7 @@ import orjson
 import psycopg
 from sqlalchemy import event
 
-from benchmarks import data, grown
+from benchmarks import big_work, data, grown
 from benchmarks.subjects.raw_postgresql import RawPsycopg
 from benchmarks.subjects.raw_sqlite import RawSqlite
 from benchmarks.workers import ROOT
@@ -307,10 +307,15 @@ def _sides(urls: list[str], entries: int, rounds: int, version: str) -> dict[str
     small, large = Side(urls[0], min(SMALL, entries)), Side(urls[1], entries)
     print(f"{version}: filled in {small.filled:.0f} and {large.filled:.0f} s", flush=True)
     try:
+        operations = measure(small, large, rounds)
+        sizes = sizes_of(large)
+        small.close()
+        large.close()
         return {
             "version": version,
-            "operations": measure(small, large, rounds),
-            "sizes": sizes_of(large),
+            "operations": operations,
+            "sizes": sizes,
+            "works": list(big_work.measure(large.url, entries)),
             "filled": round(large.filled),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
@@ -352,6 +357,8 @@ def page(results: dict[str, Any]) -> str:
             )
         within = sum(row[_OF_DRIVER] <= GOAL for row in found["operations"].values())
         lines += ["", f"{within} of {len(found['operations'])} are within the goal. {_facts(found)}"]
+        if found.get("works"):
+            lines += ["", *big_work.table(found["works"])]
         if found.get("note"):
             lines += ["", found["note"]]
     return "\n".join(lines) + "\n"

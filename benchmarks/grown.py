@@ -1,16 +1,16 @@
 """A small and a large database of the same shape, made by SQL: to see what grows with the number of rows.
 
 Large is a million entries (50,000 sessions of 20), another 50,000 sessions without any, a million state keys and a
-million cached entries; small is a thousandth of it. A user has as many sessions in both, so that a page of them is the
-same work.
+million cached entries; small is a thousandth of it. Entries are of the last hundred days. A user has as many sessions
+in both, so that a page of them is the same work.
 """
 
-import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 
 from benchmarks import data
@@ -19,7 +19,8 @@ from statestore import StateStore, migrate
 ENTRIES_EACH = 20
 KEYS_EACH = data.STATE_KEYS
 SESSIONS_OF_A_USER = 1_000
-_STATE = '{"language": "en", "step": 7, "plan": "look it up, compare, then answer in one paragraph"}'
+DAYS = 100
+_STATE = '{"language":"en","step":7,"plan":"look it up, compare, then answer in one paragraph"}'
 
 # Every figure in braces is filled in; both databases have these statements in their own words.
 _POSTGRESQL = (
@@ -31,9 +32,13 @@ _POSTGRESQL = (
         FROM generate_series(0, {sessions} - 1) AS i,
             LATERAL (SELECT now() - i * interval '{spacing} seconds' AS t) AS at""",
     """INSERT INTO statestore.history_entries (namespace, session_id, seq, entry_id, turn, role, content,
-            content_bytes, created_at)
+            content_bytes, created_at, request_model, input_tokens, output_tokens, cost_usd, duration_ms)
         SELECT 'default', 'grown-' || i, seq, 'entry-' || i || '-' || seq, (seq + 1) / 2,
-            CASE WHEN seq %% 2 = 1 THEN 'user' ELSE 'assistant' END, %s::json, 1024, now()
+            CASE WHEN seq %% 2 = 1 THEN 'user' ELSE 'assistant' END, %s::json, 1024,
+            now() - interval '1 hour' - i * interval '{apart} seconds',
+            CASE WHEN seq %% 2 = 0 THEN 'model-' || i %% 3 END, CASE WHEN seq %% 2 = 0 THEN 900 + i %% 100 END,
+            CASE WHEN seq %% 2 = 0 THEN 100 + seq END, CASE WHEN seq %% 2 = 0 THEN 0.0042 END,
+            CASE WHEN seq %% 2 = 0 THEN 500 + i %% 1000 END
         FROM generate_series(0, {talking} - 1) AS i, generate_series(1, {each}) AS seq""",
     """INSERT INTO statestore.state_entries (namespace, session_id, key, value, updated_at)
         SELECT 'default', 'grown-' || i, 'key-' || k, %s::json, now()
@@ -48,6 +53,8 @@ _NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHER
 _NOW = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now')"
 _TOMORROW = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', '+1 day')"
 _AT = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', (-i * {spacing}) || ' seconds')"
+_SAID = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', '-1 hour', (-(i / {each}) * {apart}) || ' seconds')"
+_ANSWERS = "CASE WHEN i % 2 = 1 THEN"
 _SQLITE = (
     _NUMBERS % "sessions"
     + f"""INSERT INTO sessions (namespace, session_id, user_id, root_session_id, next_seq, last_turn,
@@ -58,9 +65,12 @@ _SQLITE = (
             {_AT}, {_AT}, substr({_AT}, 1, 13) || ':00:00.000000Z' FROM n""",
     _NUMBERS % "entries"
     + f"""INSERT INTO history_entries (namespace, session_id, seq, entry_id, turn, role, content, content_bytes,
-            created_at)
+            created_at, request_model, input_tokens, output_tokens, cost_usd, duration_ms)
         SELECT 'default', 'grown-' || (i / {{each}}), i % {{each}} + 1, 'entry-' || i, i % {{each}} / 2 + 1,
-            CASE WHEN i % 2 = 0 THEN 'user' ELSE 'assistant' END, ?, 1024, {_NOW} FROM n""",
+            CASE WHEN i % 2 = 0 THEN 'user' ELSE 'assistant' END, ?, 1024, {_SAID},
+            {_ANSWERS} 'model-' || i / {{each}} % 3 END, {_ANSWERS} 900 + i / {{each}} % 100 END,
+            {_ANSWERS} 100 + i % {{each}} END, {_ANSWERS} 0.0042 END, {_ANSWERS} 500 + i / {{each}} % 1000 END
+        FROM n""",
     _NUMBERS % "state"
     + f"""INSERT INTO state_entries (namespace, session_id, key, value, updated_at)
         SELECT 'default', 'grown-' || (i / {{keys}}), 'key-' || (i % {{keys}}), ?, {_NOW} FROM n""",
@@ -84,6 +94,8 @@ def sizes(entries: int) -> dict[str, Any]:
         "users": max(1, sessions // SESSIONS_OF_A_USER),
         # A user's sessions lie as far apart in both, 100 seconds.
         "spacing": 100 * SESSIONS_OF_A_USER // sessions or 100 * SESSIONS_OF_A_USER / sessions,
+        # Their entries are of as many days: those of the last sessions are the oldest.
+        "apart": DAYS * 86_400 / talking,
         "keys": KEYS_EACH,
         "state": sessions * KEYS_EACH,
         "cached": entries,
@@ -93,7 +105,7 @@ def sizes(entries: int) -> dict[str, Any]:
 def grow(url: str, entries: int, *, analyze: bool = True, **other: int) -> None:
     """Fill an empty database with so many history entries, and with all else in proportion, or as given."""
     figures = sizes(entries) | other
-    message = json.dumps(data.message(0))
+    message = orjson.dumps(data.message(0)).decode()  # As the store writes it.
     values = ((), (message,), (_STATE,), (_STATE,))
     if not url.startswith("sqlite"):
         migrate.upgrade(url)
