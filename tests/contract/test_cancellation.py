@@ -198,7 +198,7 @@ def test_a_lease_that_comes_long_after_the_cancellation_goes_back(postgres_url: 
             with psycopg.connect(postgres_url) as holder:
                 holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 task = asyncio.ensure_future(acquire(store, 0))
-                await waiting(holder, 1)
+                await waiting(postgres_url, True)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await asyncio.wait_for(task, 10)
@@ -217,11 +217,11 @@ def test_one_that_waits_for_a_lock_can_be_cancelled(postgres_url: str, world: st
             with psycopg.connect(postgres_url) as holder:
                 holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 task = asyncio.ensure_future(work(store, 1))
-                await waiting(holder, 1)
+                await waiting(postgres_url, True)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await asyncio.wait_for(task, 10)
-                await waiting(holder, 0)
+                await waiting(postgres_url, False)
             assert await store.history.count("s") == 0
             await given_back(checked_out)
             await work(store, 2)
@@ -265,13 +265,9 @@ def test_one_that_waits_for_a_connection_can_be_cancelled(database_url: str, wor
     run(main())
 
 
-async def waiting(holder: "psycopg.Connection[Any]", backends: int) -> None:
-    """Wait until so many backends wait for a lock."""
-    async with asyncio.timeout(10):
-        while True:
-            row = holder.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            ).fetchone()
-            if row == (backends,):
-                return
-            await asyncio.sleep(0.01)
+async def waiting(url: str, is_so: bool) -> None:
+    """Wait until somebody waits for a lock, or nobody does."""
+    with Content(url) as content:
+        async with asyncio.timeout(10):
+            while content.somebody_waits() is not is_so:
+                await asyncio.sleep(0.01)
