@@ -1058,8 +1058,9 @@ up AS (
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s
     RETURNING old.size_bytes, old.version, old.live)
 , tagged AS (
-    INSERT INTO "statestore".cache_tags (namespace, tag, version, key)
-    SELECT %(namespace)s, n.tag, %(version)s, %(key)s FROM up, unnest(CAST(%(tags)s AS text[])) AS n (tag)
+    INSERT INTO "statestore".cache_tags AS t (namespace, tag, version, key)
+    SELECT %(namespace)s, n.tag, %(version)s, %(key)s
+    FROM up, unnest(CAST(%(tags)s AS text[])) AS n (tag)
     ON CONFLICT DO NOTHING)
 SELECT size_bytes, version, live FROM up;
 
@@ -2563,8 +2564,8 @@ woken AS MATERIALIZED
     to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken
     FROM updated AS s),
 added AS (
-    INSERT INTO "statestore".history_entries (namespace, session_id, seq, turn, created_at, entry_id, role, content,
-        content_bytes, provider_name, request_model, input_tokens, output_tokens, cost_usd)
+    INSERT INTO "statestore".history_entries AS h (namespace, session_id, seq, turn, created_at, entry_id, role,
+        content, content_bytes, provider_name, request_model, input_tokens, output_tokens, cost_usd)
     SELECT %(namespace)s, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, statement_timestamp(),
         v.entry_id, v.role, CAST(v.content AS json), v.content_bytes, v.provider_name, v.request_model, v.input_tokens,
             v.output_tokens, v.cost_usd
@@ -2576,7 +2577,7 @@ added AS (
         CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
         provider_name, request_model, input_tokens, output_tokens, cost_usd)
         ON v.session_id = u.session_id
-    RETURNING session_id, seq, turn, created_at)
+    RETURNING h.session_id, h.seq, h.turn, h.created_at)
 SELECT added.*, EXISTS (SELECT 1 FROM updated AS s
     WHERE (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
     ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
@@ -2611,7 +2612,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHERE h.namespace = %(namespace)s) RETURNING next_seq - %(count)s AS first_seq, last_turn - %(turns)s AS base_turn,
         s.namespace, s.session_id, s.belongs_to),
     added AS (
-        INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, content,
+        INSERT INTO "statestore".history_entries AS h (namespace, session_id, seq, entry_id, turn, role, content,
             content_bytes, created_at)
         SELECT %(namespace)s, %(session_id)s, session.first_seq + v.i, v.entry_id, session.base_turn + v.turn, v.role,
             v.content, v.content_bytes, statement_timestamp()
@@ -2620,7 +2621,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
             (1, CAST(%(entry_id_1)s AS varchar), CAST(%(turn_1)s AS bigint), CAST(%(role_1)s AS varchar),
             CAST(%(content_1)s AS json), CAST(%(content_bytes_1)s AS bigint))) AS v (i, entry_id, turn, role, content,
             content_bytes)
-        RETURNING seq, turn, created_at)
+        RETURNING h.seq, h.turn, h.created_at)
     ,
     woken AS MATERIALIZED
         (SELECT CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
@@ -7451,8 +7452,8 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
         expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -7998,8 +7999,8 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -8046,8 +8047,8 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -8096,8 +8097,9 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -8144,8 +8146,9 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -8639,8 +8642,8 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.updated_at) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.set[True]
@@ -8662,8 +8665,8 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.updated_at) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.set_missing[False]
@@ -8685,8 +8688,9 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.set_missing[True]
@@ -8708,8 +8712,9 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.set_present[False]
@@ -9137,8 +9142,8 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
         e.updated_at) END,
     user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
-        e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.user_id) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set[True]
@@ -9163,8 +9168,8 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
         e.updated_at) END,
     user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
-        e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.user_id) END RETURNING e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+        coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_missing[False]
@@ -9189,8 +9194,9 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
         e.updated_at) END,
     user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
-        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_missing[True]
@@ -9215,8 +9221,9 @@ done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
         e.updated_at) END,
     user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
-        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
-        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING e.key, CAST(e.value AS text), e.version,
+        e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+        coalesce(octet_length(CAST(e.value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_present[False]

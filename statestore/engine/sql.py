@@ -52,6 +52,9 @@ class Statement:
         $in(:list): What comes before is in the list, which is one parameter.
         $pin(x): AND the namespace of row `x`, where one server has to be found by it; see `Dialect.distributed`.
         $namespace: The namespace, kept from PostgreSQL's statistics; see `Dialect.distributed`.
+        $home, $at_home(TABLE, COLUMN = X): In an INSERT of what a CTE selects: the namespace, and nothing behind the
+            CTE. In a distributed database such a row is joined, so that the INSERT runs on the server that has it.
+            The INSERT needs an alias, by which RETURNING names its columns.
 
     Rendering fails if there is no such token.
     """
@@ -135,6 +138,7 @@ class Dialect:
             # empty: then any index that begins with it seems as good as the primary key. But from a subquery nobody
             # can tell which server a namespace is on.
             tokens["namespace"] = ":namespace" if self.distributed else "(SELECT CAST(:namespace AS text))"
+            tokens["home"] = "home.namespace" if self.distributed else ":namespace"
             tokens["writable"] = (
                 "(current_setting('transaction_read_only') = 'off'"
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
@@ -157,11 +161,17 @@ class Dialect:
             "in": sql_tokens.member_postgresql,
             "time": sql_tokens.time_postgresql,
             "pin": sql_tokens.pinned if self.distributed else sql_tokens.unpinned,
+            "at_home": self._at_home if self.distributed else sql_tokens.unpinned,
         }
 
     def _later_postgresql(self, duration: str) -> str:
         # In UTC: in another time zone of the server a day may have 23 hours.
         return f"(({self.tokens['now']} AT TIME ZONE 'UTC' + {duration}) AT TIME ZONE 'UTC')"
+
+    def _at_home(self, row: str) -> str:
+        # What a CTE has found is otherwise sent to all servers, and the commit takes two phases on each.
+        table, _, which = row.partition(", ")
+        return f" JOIN {self.tokens[table]} AS home ON home.namespace = :namespace AND home.{which}"
 
     def encode(self, value: Any) -> Any:
         """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""

@@ -155,7 +155,7 @@ def test_a_connection_whose_call_was_given_up_is_not_used_again(
         store.state.set("s", "k", 0)
         before = backends(admin, holder)
         assert before
-        holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+        holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         with pytest.raises(UnavailableError):
             WAYS[way](store)
         holder.rollback()

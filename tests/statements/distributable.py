@@ -133,26 +133,31 @@ def _selects(insert: Node) -> bool:
 
 
 def _of_order(query: Node, catalog: Catalog) -> Iterator[str]:
-    """PostgreSQL reads all tables as of a statement's beginning; a step reads what those before it have written."""
+    """PostgreSQL reads all tables as of a statement's beginning; a step reads what those before it have written.
+
+    A row that is joined as `home` says on which server an INSERT runs. It is the same in both if it was only updated.
+    """
     written: set[str] = set()
+    replaced: set[str] = set()
     for step in [*(query["cteList"] or []), query]:
-        if written & set(_read(step, catalog)):
+        if any(relid in (replaced if alias == "home" else written) for relid, alias in _read(step, catalog)):
             name = step["ctename"] or "the statement itself"
             yield f"{name} reads a table that a step before it has written"
-        written |= {
-            one["rtable"][one.number("resultRelation") - 1]["relid"]
-            for one in walk(step)
-            if one.kind == "QUERY" and one["commandType"] in (UPDATE, INSERT, DELETE)
-        }
+        for one in walk(step):
+            if one.kind == "QUERY" and one["commandType"] in (UPDATE, INSERT, DELETE):
+                relid = one["rtable"][one.number("resultRelation") - 1]["relid"]
+                written.add(relid)
+                if one["commandType"] != UPDATE:
+                    replaced.add(relid)
 
 
-def _read(step: Node, catalog: Catalog) -> Iterator[str]:
-    """The tables that a step reads, without those of its own CTEs, and without the one that it writes to."""
+def _read(step: Node, catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """The tables that a step reads, and their aliases, without those of its own CTEs and the one that it writes to."""
     if step.kind == "QUERY":
         target = step.number("resultRelation") if step["commandType"] in (UPDATE, INSERT, DELETE) else 0
         for number, entry in enumerate(step["rtable"] or [], 1):
             if entry["rtekind"] == _RELATION and entry["relid"] in catalog.distributed and number != target:
-                yield entry["relid"]
+                yield entry["relid"], entry["eref"]["aliasname"]
     for below in children(step):
         if below.kind != "COMMONTABLEEXPR":
             yield from _read(below, catalog)

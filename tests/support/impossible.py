@@ -17,6 +17,7 @@ ON_CITUS = {
     "test_a_full_disk_keeps_nothing_and_fails_nothing": _TRIGGERS,
     "test_a_value_that_the_database_refuses_is_returned": _TRIGGERS,
     "test_in_a_transaction_the_failure_counts": _TRIGGERS,
+    "test_an_extension_that_fails_where_it_can_be_written_is_told": _TRIGGERS,
     "test_an_invalidation_finds_its_entries_in_an_index": _PLAN,
     "test_many_are_found_one_by_one_in_tables_that_were_never_analyzed": _PLAN,
     "test_ids_are_looked_up_by_their_index_in_a_table_that_was_never_analyzed": _PLAN,

@@ -10,7 +10,7 @@ import pytest
 from statestore.engine.sql import Dialect, Statement
 from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import statements as cache_statements
-from statestore.repositories.history import appending
+from statestore.repositories.history import append_batches, appending
 from statestore.repositories.sessions import lifecycle, session_rows
 from statestore.repositories.state import statements as state_statements
 from statestore.repositories.state.scopes import SESSION, USER
@@ -41,6 +41,9 @@ _SESSION = "UPDATE $sessions AS s SET %s WHERE s.namespace = :namespace AND s.se
 _INSERT = "INSERT INTO $store_settings AS o (namespace, name, value) VALUES (:namespace, 'a', {}) {}"
 _CLAIM = """INSERT INTO $cache_claims AS c (namespace, key, token, claimed_until)
     VALUES (:namespace, :key, :token, now()) ON CONFLICT (namespace, key) DO UPDATE SET {}"""
+_AT_HOME = """WITH made AS ({} RETURNING s.session_id),
+    added AS (INSERT INTO $cache_claims SELECT home.namespace, '', '', now()
+    FROM made JOIN $sessions AS home ON home.namespace = :namespace AND home.session_id = :session_id) SELECT 1"""
 _DOUBLE = "WITH {}, added AS (INSERT INTO $cache_claims SELECT :namespace, '', '', now()) SELECT 1 FROM {}"
 
 
@@ -235,6 +238,11 @@ def test_every_statement_can_be_distributed(server: Server) -> None:
             ),
         ),
         (
+            "added reads a table that a step before it has written",
+            _AT_HOME.format("INSERT INTO $sessions AS s (namespace, session_id) VALUES (:namespace, :session_id)"),
+            _AT_HOME.format(f"UPDATE $sessions AS s SET title = NULL WHERE {_HERE}"),
+        ),
+        (
             "a row lock beside another source, in a statement that inserts",
             _DOUBLE.format(
                 "held AS (SELECT s.session_id FROM $sessions AS s, unnest(CAST(:ids AS text[])) AS w (id)"
@@ -263,3 +271,20 @@ def test_the_namespace_is_named_where_a_server_is_found_by_it() -> None:
     dialect.distribute()
     assert statement.render(dialect).endswith("t.namespace = %(namespace)s AND t.namespace = %(namespace)s")
     assert statement.render(Dialect("sqlite")).endswith("t.namespace = :namespace")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        appending._postgresql(2, (), at=False, new=False, same=False, leased=False, priced=False, part=False),
+        append_batches._statement((), priced=False),
+        state_statements.set_many(SESSION, 2, alone=False),
+        state_statements.SESSION_STATEMENTS.set[False],
+        cache_statements.replace_one_postgresql(tagged=True, described=False),
+    ],
+    ids=["append", "batch", "set many", "set", "cache"],
+)
+def test_an_insert_runs_where_its_session_is(statement: Statement) -> None:
+    """What a CTE has found would be sent to all servers, and committed on all of them in two phases."""
+    assert "SELECT home.namespace" in statement.render(Dialect("postgresql", distributed=True))
+    assert "home" not in statement.render(Dialect("postgresql"))

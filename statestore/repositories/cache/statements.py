@@ -175,8 +175,9 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     times = "$now, new_end.expires_at, new_end.keep_until, $now"
     values = f":value, :codec, :size, {description}, :version, {times}, :stamp, 0"
     tags = """, tagged AS (
-        INSERT INTO $cache_tags (namespace, tag, version, key)
-        SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+        INSERT INTO $cache_tags AS t (namespace, tag, version, key)
+        SELECT $home, n.tag, :version, :key
+        FROM up$at_home(cache_entries, key = :key), unnest(CAST(:tags AS text[])) AS n (tag)
         ON CONFLICT DO NOTHING)"""
     return Statement(
         postgresql=f"""

@@ -200,12 +200,12 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
                 s.namespace, s.belongs_to, s.ttl, s.expires_at),
         woken AS MATERIALIZED (SELECT {follows.notify("s")} FROM updated AS s),
         added AS (
-            INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
-            SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
+            INSERT INTO $history_entries AS h (namespace, session_id, seq, turn, created_at, {", ".join(names)})
+            SELECT $home, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
                 {", ".join(values)}
-            FROM updated AS u JOIN {entries}
+            FROM updated AS u$at_home(sessions, session_id = u.session_id) JOIN {entries}
                 ON v.session_id = u.session_id
-            RETURNING session_id, seq, turn, created_at)
+            RETURNING h.session_id, h.seq, h.turn, h.created_at)
         SELECT added.*, EXISTS (SELECT 1 FROM updated AS s WHERE {session_rows.WHOLE_DUE})
         FROM (SELECT count(*) FROM woken) AS told, added"""
     )

@@ -196,10 +196,10 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str, then:
         postgresql=f"""
         WITH session AS ({update}),
         added AS (
-            INSERT INTO $history_entries (namespace, session_id, seq, {", ".join(names)})
-            SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
-            FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
-            RETURNING seq, turn, created_at)
+            INSERT INTO $history_entries AS h (namespace, session_id, seq, {", ".join(names)})
+            SELECT $home, :session_id, session.first_seq + v.i, {", ".join(selected)}
+            FROM session$at_home(sessions, session_id = :session_id), (VALUES {values}) AS v (i, {", ".join(casts)})
+            RETURNING h.seq, h.turn, h.created_at)
         {then}"""
     )
 

@@ -43,6 +43,7 @@ class Scope(ABC):
         sharing: Common table expressions that a write on PostgreSQL begins with, which take the owner's lock in share
             mode: `owner` has a row if it can have keys.
         alone: The same, with the lock in exclusive mode.
+        from_owner: FROM of a write of a row of `owner`, and the namespace in it.
         noting: What notes the write in the owner's row, unless somebody else has locked that; without `:always`, only
             if something is `done`.
         writing_due: Whether the write has still to be noted in the owner's row.
@@ -59,6 +60,7 @@ class Scope(ABC):
     reading_due: ClassVar[str] = "false"
     sharing: ClassVar[str]
     alone: ClassVar[str]
+    from_owner: ClassVar[tuple[str, str]] = ("owner", ":namespace")
     noting: ClassVar[str] = ""
     writing_due: ClassVar[str] = "false"
 
@@ -159,6 +161,7 @@ class SessionScope(Scope):
             SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due
             FROM $sessions AS s WHERE {_SESSION} $lock) AS locked),
     idle AS (SELECT owner.session_id FROM owner WHERE owner.due)"""
+    from_owner = ("owner$at_home(sessions, session_id = :owner_id)", "$home")
     # A write that is refused changes nothing.
     noting = f""",
     noted AS (

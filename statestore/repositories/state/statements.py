@@ -34,10 +34,10 @@ _REPLACE_USER = f""",
 
 
 def _insertion(scope: Scope) -> tuple[str, str, str]:
-    """How a row is written: its columns beside key and value, their values, and what happens to one that is there."""
+    """How a row is written: its columns, their values without the namespace, and what happens to one that is there."""
     user, value = (", user_id", ", CAST(:user_id AS varchar)") if scope.for_user else ("", "")
     conflict = f"ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}{_REPLACE_USER if scope.for_user else ''}"
-    return f"namespace, {scope.columns}{user}", f":namespace, {scope.values}{value}", conflict
+    return f"namespace, {scope.columns}{user}", f"{scope.values}{value}", conflict
 
 
 def _entry(alias: str = "") -> str:
@@ -109,11 +109,12 @@ class Statements:
 
     def _insert(self, condition: str = "") -> tuple[str, str]:
         begin = f"{self._into}, created_at, updated_at, expires_at)"
-        end = f"{self._conflict}{condition} RETURNING {_entry()}"
+        end = f"{self._conflict}{condition} RETURNING"
         row = f"{self._values}, :key, %s, $now, $now, {_END}"
+        owner, namespace = self._scope.from_owner
         return (
-            f"done AS ({begin} SELECT {row % 'CAST(:value AS json)'} FROM owner {end})",
-            f"{begin} VALUES ({row % ':value'}) {end}",
+            f"done AS ({begin} SELECT {namespace}, {row % 'CAST(:value AS json)'} FROM {owner} {end} {_entry('e')})",
+            f"{begin} VALUES (:namespace, {row % ':value'}) {end} {_entry()}",
         )
 
     def _update(self, condition: str = "") -> tuple[str, str]:
@@ -157,18 +158,20 @@ def set_many(scope: Scope, count: int, alone: bool, missing: bool = False) -> St
     """
     columns, values, conflict = _insertion(scope)
     begin = f"INSERT INTO {scope.table} AS e ({columns}, key, value, created_at, updated_at, expires_at)"
-    end = f"{conflict}{_MISSING if missing else ''} RETURNING {_entry()}"
+    end = f"{conflict}{_MISSING if missing else ''} RETURNING"
+    owner, namespace = scope.from_owner
     times = f"$now, $now, {_END}"
     given = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
+    rows = value_rows(f"(:namespace, {values}, :key_#, :value_#, {times})", count)
     return Statement(
         postgresql=scope.entered(
             f"""done AS ({begin}
-        SELECT {values}, v.key, v.value, {times}
-        FROM owner, (VALUES {given}) AS v (key, value) ORDER BY v.key COLLATE "C"
-        {end})""",
+        SELECT {namespace}, {values}, v.key, v.value, {times}
+        FROM {owner}, (VALUES {given}) AS v (key, value) ORDER BY v.key COLLATE "C"
+        {end} {_entry("e")})""",
             alone,
         ),
-        sqlite=f"{begin} VALUES {value_rows(f'({values}, :key_#, :value_#, {times})', count)} {end}",
+        sqlite=f"{begin} VALUES {rows} {end} {_entry()}",
     )
 
 
