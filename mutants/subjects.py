@@ -203,6 +203,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (f"{_C}opening.py", f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py", f"{_C}lazy.py"),
     ),
     ("engine/migration_targets.py", ("tests/migrations/test_connections.py", "tests/migrations/test_errors.py")),
+    ("engine/orphans.py", (f"{_C}settled.py", f"{_C}connections.py")),
     ("engine/pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),
     (
         "engine/connections.py",

@@ -16,6 +16,7 @@ from statestore.engine import cursor_events, hosts, lost_places, process_fork
 from statestore.engine.cursor_events import HeardConnection
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, raise_alone
 from statestore.engine.execution import Borrowed, no_retry, translated
+from statestore.engine.orphans import BACKEND, Orphans
 from statestore.engine.pooler import MADE_AT
 from statestore.engine.slots import Place, Slots
 from statestore.engine.sql import Connected, Dialect
@@ -63,6 +64,7 @@ class Connections:
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
         self._loss_log = LossLog()
+        self._orphans = Orphans()
         self.slots = Slots(size)
         self._resting: list[Place] = []
         # Connections of our own that nobody uses: the latest is used next. They stay checked out of SQLAlchemy's pool,
@@ -124,11 +126,13 @@ class Connections:
         if place is None:
             raise no_connection()
         try:
-            if not self.owned:
-                place.connection = self._connect(partial(self._borrow, until), until)
-                return place
             if place.connection is not None:  # Whoever was to put it away was interrupted.
                 self.put_away(place)
+            if not self.owned:
+                place.connection = self._connect(partial(self._borrow, until), until)
+                if self._orphans:
+                    self._orphans.end(place.connection, until)
+                return place
             connection = self._idle_or_new(place, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
@@ -140,6 +144,8 @@ class Connections:
             if self._echoes or (self.engine._has_events and cursor_events.are_heard(self.engine.dispatch)):
                 connection = HeardConnection(connection, self.engine)
             place.connection = connection
+            if self._orphans:
+                self._orphans.end(place.connection, until)
             return place
         except LeftBehind as left:
             error = left.error
@@ -321,7 +327,8 @@ class Connections:
         if self.elsewhere:
             self._left_at = time.monotonic()
 
-    def forget(self, connection: Connected) -> None:
+    def forget(self, connection: Any) -> None:
+        self._orphans.note(connection.backend if isinstance(connection, Borrowed) else connection.info.get(BACKEND))
         if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
             connection.invalidate()
         connection.close()

@@ -234,7 +234,7 @@ class Database:
                             self._connections.note_loss(place.connection, runner.lost)
                         if runner.demoted:
                             self._connections.leave_server()
-                        if runner.given_up:
+                        if runner.given_up or runner.lost:
                             self._connections.forget(place.connection)
                         self._connections.put_away(place)
                 finally:

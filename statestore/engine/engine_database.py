@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
@@ -25,6 +26,7 @@ from statestore.engine.driver_errors import (
     raise_for,
 )
 from statestore.engine.execution import Borrowed, BoundRunner, Transaction, no_retry, perform, translated
+from statestore.engine.orphans import BACKEND, Orphans
 from statestore.engine.sql import Dialect, Settings
 from statestore.engine.telemetry import BEGIN, LossLog, Telemetry, tell_retry
 from statestore.engine.waits import GRACE, Waits, ends_at, out_of_time, tries
@@ -45,6 +47,7 @@ class EngineDatabase:
         self._settings = settings
         self.telemetry = Telemetry(settings.namespace, waits.slow_call)
         self._loss_log = LossLog()
+        self._orphans = Orphans()
         self._verify = verify
         self._verified = False
         self._closed = False
@@ -144,8 +147,8 @@ class EngineDatabase:
             finally:
                 if bound.lost:
                     self._loss_log.note(bound.lost)
-                if bound.given_up:
-                    await connection.invalidate()
+                if bound.given_up or bound.lost:
+                    await self._forget(connection)
 
     async def _begin(
         self, until: float, snapshot: bool, read_only: bool
@@ -183,9 +186,13 @@ class EngineDatabase:
             lock_until = min(until, time.monotonic() + self._waits.lock)
             try:
                 with bound.watched():
-                    beginning = connection.run_sync(
-                        lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
-                    )
+
+                    def begin(_: Connection) -> None:
+                        if self._orphans:
+                            self._orphans.end(borrowed, until)
+                        transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
+
+                    beginning = connection.run_sync(begin)
                     await finished(beginning, hurry=bound.hurry)
             except Exception as exc:
                 failure = classify(exc)
@@ -217,9 +224,7 @@ class EngineDatabase:
             try:
                 try:
                     watchdog.begin(watch)
-                    work = connection.run_sync(
-                        lambda sync: perform(Borrowed(sync), call, self.dialect, self._settings, until=until)
-                    )
+                    work = connection.run_sync(lambda sync: self._perform(Borrowed(sync), call, until))
                     # Not cancelled in the middle: psycopg would wait for the server then, for as long as it takes.
                     return await finished(work, hurry=partial(give_up, call))
                 finally:
@@ -233,11 +238,22 @@ class EngineDatabase:
                 if failure is not None and failure.lost:
                     self._loss_log.note(failure.error)
                 if failure is not None and (failure.lost or failure.demoted):
-                    await connection.invalidate()
+                    await self._forget(connection)
                 raise_for(exc, call, elsewhere=hosts.several(self.engine.url))
             finally:
                 if watch.fired and self.dialect.name == "postgresql":
-                    await connection.invalidate()
+                    await self._forget(connection)
+
+    def _perform(self, connection: Borrowed, call: Call, until: float) -> Any:
+        if self._orphans:
+            self._orphans.end(connection, call.ends_at)
+        return perform(connection, call, self.dialect, self._settings, until=until)
+
+    async def _forget(self, connection: AsyncConnection) -> None:
+        sync = connection.sync_connection
+        if sync is not None and not sync.closed and not sync.invalidated:
+            self._orphans.note(sync.connection.info.get(BACKEND))
+        await connection.invalidate()
 
     @asynccontextmanager
     async def _connect(self, until: float) -> AsyncIterator[AsyncConnection]:

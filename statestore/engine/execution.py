@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from statestore.engine import cursor_events, host_drivers, pooler, process_fork, sqlite_files
 from statestore.engine.calls import READING, Call, Mode
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, moved, raise_alone
+from statestore.engine.orphans import BACKEND
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.engine.telemetry import tell_undone
 from statestore.engine.waits import ANY_TIME, Ticket, ends_at, out_of_time
@@ -287,13 +288,14 @@ def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
 class Borrowed:
     """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
 
-    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate", "is_read_only")
+    __slots__ = ("backend", "close", "connection", "cursor", "driver_connection", "invalidate", "is_read_only")
 
     def __init__(self, connection: Connection) -> None:
         # None: to be asked of the driver. On those that only join it is known in another way, and nothing to protect.
         self.is_read_only = host_drivers.is_read_only(connection)
         if connection.dialect.name == "postgresql" and self.is_read_only is None:
             pooler.protect(connection.connection)
+        self.backend = connection.connection.info.get(BACKEND)
         self.connection = connection
         self.cursor = host_drivers.cursors(connection, cursor_events.cursors(connection))
         self.driver_connection = connection.connection.driver_connection

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from statestore.engine.orphans import BACKEND, STARTED, Backend
+
 PREPARE_THRESHOLD = 5
 """How often psycopg runs a statement before it prepares it, unless told otherwise."""
 
@@ -25,7 +27,7 @@ Timeouts = Mapping[str, timedelta | None]
 
 
 def set_up(connection: Any, info: dict[str, Any], *, prepared: bool | None, timeouts: Timeouts) -> None:
-    """Prepare a new psycopg connection, in one round trip, or none if nothing depends on the answer.
+    """Prepare a new psycopg connection, in one round trip.
 
     Args:
         connection: One that commits each statement.
@@ -35,9 +37,7 @@ def set_up(connection: Any, info: dict[str, Any], *, prepared: bool | None, time
     """
     info[MADE_AT] = time.monotonic()
     given = {name: round(value.total_seconds() * 1000) for name, value in timeouts.items() if value is not None}
-    if prepared is not None and not given:
-        return
-    behind_one = _ask(connection.cursor(), connection.info.backend_pid, given)
+    behind_one, info[BACKEND] = _ask(connection.cursor(), connection.info.backend_pid, given)
     if prepared is None:
         connection.prepare_threshold = None if behind_one else PREPARE_THRESHOLD
     if behind_one and given:
@@ -52,20 +52,26 @@ def protect(pooled: Any) -> None:
     if _PROTECTED in pooled.info:
         return
     driver = pooled.driver_connection
-    if driver.prepare_threshold == PREPARE_THRESHOLD and _ask(pooled.cursor(), driver.info.backend_pid, {}):
-        driver.prepare_threshold = None
+    if driver.prepare_threshold == PREPARE_THRESHOLD:
+        behind_one, pooled.info[BACKEND] = _ask(pooled.cursor(), driver.info.backend_pid, {})
+        if behind_one:
+            driver.prepare_threshold = None
     pooled.info[_PROTECTED] = True
 
 
-def _ask(cursor: Any, process: int, settings: Mapping[str, int]) -> bool:
-    """Whether there is a pooler in between. If there is none, the settings are made for the whole session.
+def _ask(cursor: Any, process: int, settings: Mapping[str, int]) -> tuple[bool, Backend | None]:
+    """Whether there is a pooler in between, and if not, the process at the other end.
+
+    Then the settings are made for the whole session.
 
     They are not sent when the connection is made: PgBouncer refuses `options`, and a URL may have some of its own.
     """
     direct = f"pg_backend_pid() = {process}"
+    started = f"CASE WHEN {direct} THEN (SELECT {STARTED} FROM pg_stat_get_activity({process})) END"
     made = [f"CASE WHEN {direct} THEN set_config('{name}', '{value}', false) END" for name, value in settings.items()]
     try:
-        cursor.execute(f"SELECT {', '.join([direct, *made])}")
-        return not cursor.fetchone()[0]
+        cursor.execute(f"SELECT {', '.join([direct, started, *made])}")
+        is_direct, began, *_ = cursor.fetchone()
+        return not is_direct, None if began is None else Backend(process, began)
     finally:
         cursor.close()

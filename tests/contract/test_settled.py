@@ -241,3 +241,36 @@ def test_an_async_store_that_is_closed_during_a_call_leaves_no_connection(postgr
             assert len(content.rows("history_entries")) == sum(isinstance(result, list) for result in results)
 
     run(main())
+
+
+@pytest.mark.parametrize("world", ["sync", "async", "engine"], indirect=True)
+def test_what_a_lost_connection_left_is_not_done_later(connect: Callable[..., Store], postgres_url: str) -> None:
+    """Its statement waits for a lock when the connection is cut. The error says: read before you repeat it."""
+    proxy = Proxy(postgres_url)
+    store = connect(proxy.url, pool_size=1)
+    store.sessions.create("s")
+    store.state.set("s", "n", 5)
+    errors: list[Exception] = []
+
+    def increment() -> None:
+        try:
+            store.state.increment("s", "n")
+        except StateStoreError as exc:
+            errors.append(exc)
+
+    with Content(postgres_url) as content:
+        content.query("BEGIN")
+        content.query("SELECT 1 FROM state_entries WHERE namespace = 'default' AND key = 'n' FOR UPDATE")
+        thread = threading.Thread(target=increment)
+        thread.start()
+        while not content.somebody_waits():
+            time.sleep(0.01)
+        proxy.cut()
+        thread.join(60)
+        assert [type(exc) for exc in errors] == [CommitUnknownError]
+        found = store.state.get("s", "n")
+        waits = content.somebody_waits()
+        content.query("ROLLBACK")
+        assert not waits
+    assert store.state.get("s", "n") == found == 5
+    proxy.close()
