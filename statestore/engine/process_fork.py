@@ -6,6 +6,7 @@ parent's is never closed in the child, only kept and forgotten.
 """
 
 import contextlib
+import itertools
 import os
 import weakref
 from collections.abc import Callable
@@ -39,22 +40,25 @@ def register(*, before: Hook | None = None, in_parent: Hook | None = None, in_ch
         _in_child.append(in_child)
 
 
-# A plain dictionary of weak references: its single steps cannot be interrupted by a fork, as those of a WeakSet can.
+# A plain dictionary of weak references: its single steps cannot be interrupted by a fork, as those of a WeakSet can. By
+# numbers of our own: the `id` of an object that has gone may be another's by the time that it is removed.
 _objects: "dict[int, weakref.ref[Any]]" = {}
+_numbers = itertools.count()
 
 
 _crowded_at = 100
 
 
 def renew_in_child(target: Any) -> None:
-    """Call `target.renew_after_fork()` in a forked child, as long as *target* lives."""
+    """Call `target.renew_after_fork()` in a forked child, as long as *target* lives. To be called once for it."""
     global _crowded_at
     # Without a callback of the reference: Ctrl-C that fell into one would be swallowed.
-    _objects[id(target)] = weakref.ref(target)
+    _objects[next(_numbers)] = weakref.ref(target)
     if len(_objects) > _crowded_at:
-        for key, reference in list(_objects.items()):
+        # Not a list of the items: on Python 3.11 other threads may go on between two of them.
+        for number, reference in _objects.copy().items():
             if reference() is None:
-                _objects.pop(key, None)
+                _objects.pop(number, None)
         _crowded_at = 2 * len(_objects) + 100
 
 

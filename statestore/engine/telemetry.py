@@ -144,7 +144,7 @@ class Telemetry:
         )
         self._telling.now = True
         try:
-            for token, hook in list(self.watchers.items()):
+            for token, hook in self.watchers.copy().items():  # Hooks come and go in other threads.
                 try:
                     hook(operation)
                 except Exception as exc:
