@@ -11,6 +11,7 @@ import pytest
 
 from statestore import AsyncSessionContext, InvalidValueError, SessionContext, SessionNotFoundError, StateStore
 from tests.support.crowd import at_once
+from tests.support.portal import Blocking
 from tests.support.worlds import session_context
 
 Store = Any
@@ -179,9 +180,9 @@ def test_a_listener_that_fails_stops_neither_the_others_nor_the_switch(
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-def test_a_listener_may_switch(store: Store, context: Any, world: str) -> None:
+def test_a_listener_may_switch(store: Store, context: Any) -> None:
     seen: list[str] = []
-    if world == "sync":
+    if not isinstance(context, Blocking):
 
         def listener(new: str) -> None:
             seen.append(new)
@@ -256,6 +257,6 @@ def test_id_and_project_root_never_come_apart(store: Store, context: Any) -> Non
     assert all(before != after for before, after in pairwise(told))
 
 
-def test_one_name_serves_both_stores(store: Store, context: Any, world: str) -> None:
-    kind = SessionContext if world == "sync" else AsyncSessionContext
+def test_one_name_serves_both_stores(store: Store, context: Any) -> None:
+    kind = AsyncSessionContext if isinstance(store, Blocking) else SessionContext
     assert isinstance(getattr(context, "_target", context), kind)
