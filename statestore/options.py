@@ -80,7 +80,8 @@ class StoreOptions:
     durability: Durability = "full"
     schema: str = DEFAULT_SCHEMA
     table_prefix: str = ""
-    # As `max_bytes` down to where it is checked: `checking/exactjson.py`, and `checking/codec.py` for cached values.
+    # As `max_bytes` down to where it is checked: `checking/exactjson.py`, `checking/codec.py` for cached values, and
+    # `checking/checks.py` for plain text.
     max_value_bytes: int = exactjson.MAX_BYTES
     json: Literal["exact", "lenient"] = "exact"
     default_ttl: timedelta | None = None
