@@ -380,16 +380,17 @@ def main(entries: int, rounds: int, databases: list[str], *, write: bool) -> Non
         "statestore": __version__,
         "databases": [],
     }
-    before = orjson.loads(RESULTS.read_bytes())["databases"] if RESULTS.exists() else []
-    kept = [one for one in before if one["database"] not in databases]
+    kept = orjson.loads(RESULTS.read_bytes())["databases"] if RESULTS.exists() else []
+    RESULTS.parent.mkdir(exist_ok=True)
     for database in databases:
         with TemporaryDirectory(prefix="big-", dir=os.environ.get("STATESTORE_BENCH_DIRECTORY")) as folder:
             os.chmod(folder, 0o755)  # The server runs as another user where we are root.
             found = run(database, entries, rounds, Path(folder))
-            results["databases"].append({"database": database, "entries": entries, **found})
-    results["databases"] = sorted(results["databases"] + kept, key=lambda one: str(one["database"]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
+        kept = [one for one in kept if one["database"] != database]
+        kept.append({"database": database, "entries": entries, **found})
+        results["databases"] = sorted(kept, key=lambda one: str(one["database"]))
+        # Now: whoever ends this during the next one keeps what was measured.
+        RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     text = page(results)
     print(text)
     if write:
