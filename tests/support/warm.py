@@ -46,6 +46,10 @@ IMPORTED = (
     "statestore.context", "statestore.sweeper", "statestore.importers", "statestore.doctor", "statestore.reports.page",
 )  # fmt: skip
 
+# What the process that they are forked from is told of by a pipe, and what a real one does with it. As an exception, an
+# interrupt could fall into what Python calls at a fork, which swallows it.
+OWN_SIGNALS = {signal.SIGCHLD: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
 # Started without `site`, and with what is built into the interpreter only.
 PROGRAM = """#!{python} -IS
 import _signal, _socket, marshal, os, sys
@@ -132,7 +136,8 @@ def serve() -> None:
     ended, end = os.pipe()
     os.set_blocking(end, False)
     os.set_blocking(ended, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for one in OWN_SIGNALS:
+        signal.signal(one, lambda *_: None)
     signal.set_wakeup_fd(end, warn_on_full_buffer=False)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(Path(sys.argv[1], "socket")))
@@ -146,8 +151,8 @@ def serve() -> None:
             ready = {key.fileobj for key, _ in selector.select()}
             if 0 in ready:
                 return
-            if ended in ready:
-                os.read(ended, 4096)
+            if ended in ready and signal.SIGINT in os.read(ended, 4096):
+                return
             while waiting:
                 child, status = os.waitpid(-1, os.WNOHANG)
                 if not child:
@@ -193,7 +198,8 @@ def _forked(client: socket.socket, others: Iterable[Any], numbers: Iterable[int]
             return child
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for one, handler in OWN_SIGNALS.items():
+                signal.signal(one, handler)
             # By itself, before it does anything: whoever asked ends it if the one that it was forked from goes.
             _tell(client, os.getpid())
             for one in (client, *others):
