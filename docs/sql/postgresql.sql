@@ -2352,28 +2352,38 @@ UPDATE "statestore".sessions SET first_seq = %(first_seq)s WHERE namespace = %(n
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
-DELETE FROM "statestore".state_entries WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND key IN (
-    SELECT e.key FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
-        AND e.session_id = %(session_id)s
-    ORDER BY e.key LIMIT %(limit)s);
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
+WITH chosen AS MATERIALIZED (
+    SELECT t.key FROM "statestore".state_entries AS t
+    WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s ORDER BY t.key LIMIT %(limit)s)
+DELETE FROM "statestore".state_entries AS t USING chosen
+WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s AND t.key = chosen.key;
 
 -- expiry/repository.py: _DELETE_SOME_SUMMARIES
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
-DELETE FROM "statestore".summaries WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND start_seq IN (
-    SELECT m.start_seq FROM "statestore".summaries AS m WHERE m.namespace = %(namespace)s
-        AND m.session_id = %(session_id)s
-    ORDER BY m.start_seq LIMIT %(limit)s);
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
+WITH chosen AS MATERIALIZED (
+    SELECT t.start_seq FROM "statestore".summaries AS t
+    WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s ORDER BY t.start_seq LIMIT %(limit)s)
+DELETE FROM "statestore".summaries AS t USING chosen
+WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s AND t.start_seq = chosen.start_seq;
 
 -- expiry/repository.py: _DELETE_SOME_ITEMS
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
-DELETE FROM "statestore".session_list_items WHERE namespace = %(namespace)s AND session_id = %(session_id)s
-    AND (name, position) IN (
-    SELECT i.name, i.position FROM "statestore".session_list_items AS i
-    WHERE i.namespace = %(namespace)s AND i.session_id = %(session_id)s ORDER BY i.name, i.position LIMIT %(limit)s);
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
+WITH chosen AS MATERIALIZED (
+    SELECT t.name, t.position FROM "statestore".session_list_items AS t
+    WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s ORDER BY t.name, t.position LIMIT %(limit)s)
+DELETE FROM "statestore".session_list_items AS t USING chosen
+WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s AND t.name = chosen.name
+    AND t.position = chosen.position;
 
 -- expiry/rows.py: _DELETE_STATE[0]
 -- Serves expiry.sweep_state.
@@ -4829,10 +4839,14 @@ UPDATE "statestore".usage_rollup_state SET rolled_until = %(until)s WHERE namesp
 -- rollup/repository.py: _TAKE_CHANGED
 -- Serves expiry.sum_usage.
 -- Run by RollupRepository.roll_up.
-DELETE FROM "statestore".usage_rollup_changes WHERE namespace = %(namespace)s AND kind = 'session' AND part IN (
+--
+-- PostgreSQL may run what is IN (…) for each row.
+WITH chosen AS MATERIALIZED (
     SELECT c.part FROM "statestore".usage_rollup_changes AS c WHERE c.namespace = %(namespace)s AND c.kind = 'session'
     ORDER BY c.part LIMIT %(limit)s)
-RETURNING part;
+DELETE FROM "statestore".usage_rollup_changes AS t USING chosen
+WHERE t.namespace = %(namespace)s AND t.kind = 'session' AND t.part = chosen.part
+RETURNING t.part;
 
 -- rollup/repository.py: _DAYS
 -- Serves expiry.sum_usage.

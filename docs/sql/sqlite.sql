@@ -1387,25 +1387,31 @@ UPDATE sessions SET first_seq = :first_seq WHERE namespace = :namespace AND sess
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
-DELETE FROM state_entries WHERE namespace = :namespace AND session_id = :session_id AND key IN (
-    SELECT e.key FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
-    ORDER BY e.key LIMIT :limit);
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
+DELETE FROM state_entries WHERE namespace = :namespace AND session_id = :session_id AND (key) IN (
+    SELECT t.key FROM state_entries AS t
+    WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.key LIMIT :limit);
 
 -- expiry/repository.py: _DELETE_SOME_SUMMARIES
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
-DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id AND start_seq IN (
-    SELECT m.start_seq FROM summaries AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
-    ORDER BY m.start_seq LIMIT :limit);
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
+DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id AND (start_seq) IN (
+    SELECT t.start_seq FROM summaries AS t
+    WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.start_seq LIMIT :limit);
 
 -- expiry/repository.py: _DELETE_SOME_ITEMS
 -- Serves expiry.sweep_sessions, sessions.delete, sessions.delete_user.
 -- Run by ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
 -- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
+--
+-- Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row.
 DELETE FROM session_list_items WHERE namespace = :namespace AND session_id = :session_id AND (name, position) IN (
-    SELECT i.name, i.position FROM session_list_items AS i
-    WHERE i.namespace = :namespace AND i.session_id = :session_id ORDER BY i.name, i.position LIMIT :limit);
+    SELECT t.name, t.position FROM session_list_items AS t
+    WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.name, t.position LIMIT :limit);
 
 -- expiry/rows.py: _DELETE_STATE[0]
 -- Serves expiry.sweep_state.
@@ -3218,6 +3224,8 @@ UPDATE usage_rollup_state SET rolled_until = :until WHERE namespace = :namespace
 -- rollup/repository.py: _TAKE_CHANGED
 -- Serves expiry.sum_usage.
 -- Run by RollupRepository.roll_up.
+--
+-- PostgreSQL may run what is IN (…) for each row.
 DELETE FROM usage_rollup_changes WHERE namespace = :namespace AND kind = 'session' AND part IN (
     SELECT c.part FROM usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'
     ORDER BY c.part LIMIT :limit)

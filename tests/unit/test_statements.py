@@ -1,6 +1,7 @@
 """Statements: what their tokens become, and docs/sql, which shows all of them."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,17 @@ def test_tokens_become_what_each_database_takes(sql: str, postgresql: str, sqlit
 def test_an_unknown_token_fails_when_the_statement_is_rendered(sql: str, dialect: DialectName) -> None:
     with pytest.raises(ValueError, match="token"):
         rendered(sql, dialect)
+
+
+def test_no_limited_list_may_be_looked_for_again_for_each_row() -> None:
+    """PostgreSQL runs what is IN (SELECT … LIMIT …) once or for each row, by what it knows of the table."""
+    dialect = Dialect("postgresql")
+    again = re.compile(r"\bIN\s*\(\s*SELECT\b(?:[^()]|\([^()]*\))*\bLIMIT\b")
+    assert again.search("DELETE FROM t WHERE k IN (SELECT f(k) FROM t ORDER BY k LIMIT %(n)s)")
+    shown = {f"{found.module}.{found.name}": found.statement.render(dialect) for found in collect()}
+    writing = {name: sql for name, sql in shown.items() if re.search(r"\b(DELETE FROM|UPDATE)\b", sql or "")}
+    assert writing
+    assert [name for name, sql in writing.items() if again.search(sql)] == []
 
 
 def test_the_files_hold_the_statements_of_the_code() -> None:

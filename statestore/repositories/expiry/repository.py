@@ -13,6 +13,7 @@ from typing import Any
 
 from statestore.engine.calls import writes
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import each
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.ending import EndingRepository
 from statestore.repositories.sessions import endings, parts, segments, unshared
@@ -126,19 +127,28 @@ _DELETE_SESSIONS = Statement("""
 
 _SET_FIRST = Statement("""
     UPDATE $sessions SET first_seq = :first_seq WHERE namespace = :namespace AND session_id = :session_id""")
-_DELETE_SOME_STATE = Statement("""
-    DELETE FROM $state_entries WHERE namespace = :namespace AND session_id = :session_id AND key IN (
-        SELECT e.key FROM $state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
-        ORDER BY e.key LIMIT :limit)""")
-_DELETE_SOME_SUMMARIES = Statement("""
-    DELETE FROM $summaries WHERE namespace = :namespace AND session_id = :session_id AND start_seq IN (
-        SELECT m.start_seq FROM $summaries AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
-        ORDER BY m.start_seq LIMIT :limit)""")
 
-_DELETE_SOME_ITEMS = Statement("""
-    DELETE FROM $session_list_items WHERE namespace = :namespace AND session_id = :session_id AND (name, position) IN (
-        SELECT i.name, i.position FROM $session_list_items AS i
-        WHERE i.namespace = :namespace AND i.session_id = :session_id ORDER BY i.name, i.position LIMIT :limit)""")
+
+def _delete_some(table: str, *key: str) -> Statement:
+    """Up to `:limit` rows of a session. They are looked for once: PostgreSQL may run what is IN (…) for each row."""
+    some = f"""SELECT {each("t.{0}", key)} FROM {table} AS t
+        WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY {each("t.{0}", key)} LIMIT :limit"""
+    same = " AND ".join(f"t.{name} = chosen.{name}" for name in key)
+    return Statement(
+        postgresql=f"""
+    WITH chosen AS MATERIALIZED (
+        {some})
+    DELETE FROM {table} AS t USING chosen
+    WHERE t.namespace = :namespace AND t.session_id = :session_id AND {same}""",
+        sqlite=f"""
+    DELETE FROM {table} WHERE namespace = :namespace AND session_id = :session_id AND ({", ".join(key)}) IN (
+        {some})""",
+    )
+
+
+_DELETE_SOME_STATE = _delete_some("$state_entries", "key")
+_DELETE_SOME_SUMMARIES = _delete_some("$summaries", "start_seq")
+_DELETE_SOME_ITEMS = _delete_some("$session_list_items", "name", "position")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,11 +61,20 @@ _FENCE = Statement(
 )
 _FILLED_TO = Statement("UPDATE $usage_rollup_state SET filled_to = :to WHERE namespace = :namespace")
 _ROLLED = Statement("UPDATE $usage_rollup_state SET rolled_until = :until WHERE namespace = :namespace")
-_TAKE_CHANGED = Statement("""
-    DELETE FROM $usage_rollup_changes WHERE namespace = :namespace AND kind = 'session' AND part IN (
+_SOME_CHANGED = """
         SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'
-        ORDER BY c.part LIMIT :limit)
-    RETURNING part""")
+        ORDER BY c.part LIMIT :limit"""
+# PostgreSQL may run what is IN (…) for each row.
+_TAKE_CHANGED = Statement(
+    postgresql=f"""
+    WITH chosen AS MATERIALIZED ({_SOME_CHANGED})
+    DELETE FROM $usage_rollup_changes AS t USING chosen
+    WHERE t.namespace = :namespace AND t.kind = 'session' AND t.part = chosen.part
+    RETURNING t.part""",
+    sqlite=f"""
+    DELETE FROM $usage_rollup_changes WHERE namespace = :namespace AND kind = 'session' AND part IN ({_SOME_CHANGED})
+    RETURNING part""",
+)
 
 _DAYS = Statement("UPDATE $usage_rollup_state SET days_until = :day WHERE namespace = :namespace")
 _TAKE_CHANGED_DAY = Statement("""
