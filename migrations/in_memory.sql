@@ -193,7 +193,7 @@ CREATE TABLE statestore_alembic_version (
 	version_num VARCHAR(32) NOT NULL, oldest_code VARCHAR(32), 
 	CONSTRAINT statestore_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "statestore_alembic_version" VALUES('0010','0005');
+INSERT INTO "statestore_alembic_version" VALUES('0011','0011');
 CREATE TABLE store_settings (
 	namespace VARCHAR(512) NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
@@ -336,7 +336,7 @@ CREATE TABLE usage_rollup (
 	latency_44 BIGINT, 
 	latency_45 BIGINT, 
 	latency_46 BIGINT, 
-	latency_47 BIGINT, 
+	latency_47 BIGINT, priced BIGINT, 
 	CONSTRAINT pk_usage_rollup PRIMARY KEY (namespace, kind, part, line)
 );
 CREATE TABLE usage_rollup_changes (

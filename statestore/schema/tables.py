@@ -29,7 +29,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0010"
+HEAD_REVISION = "0011"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 sessions = Table(

@@ -86,9 +86,9 @@ usage_records = Table(
 )
 
 # What was used, summed up by the sweep so that reports need not read all entries: of whole sessions (`part` is the
-# session), in all (`session`) and by model and tool (`use`); and of whole days by what the views of days are by (`part`
-# is the day). What has changed since is in usage_rollup_changes, written by triggers of migration 0007, and is read
-# from the entries.
+# session), in all (`session`) and by model and tool (`use`); of these together, by what reports are by most often
+# (`of_...`); and of whole days by what the views of days are by (`part` is the day). What has changed since is in
+# usage_rollup_changes, written by triggers of migration 0007, and is read from the entries.
 USAGE_COUNTS = (
     "entries",
     "turns",
@@ -126,6 +126,8 @@ usage_rollup = Table(
     Column("latency_p50_ms", Float),
     Column("latency_p95_ms", Float),
     *(Column(name, BigInteger) for name in LATENCY_COLUMNS),
+    # Of sums of all sessions: how many of what they sum have a cost.
+    Column("priced", BigInteger),
     # Making the sums of a session or a day anew.
     PrimaryKeyConstraint("namespace", "kind", "part", "line"),
     # A user's report.

@@ -19,8 +19,7 @@ from tests.docs.pages import CHECKOUT
 from tests.support.command_line import invoke
 
 PAGE = CHECKOUT / "docs" / "guides" / "production.md"
-# The first migration that the old code does not know.
-NEXT = "migrations/versions/0006_mark_state_of_user.py"
+VERSIONS = CHECKOUT / "migrations" / "versions"
 
 # Appends until it is told to end, and says each time how much it has stored.
 WORKER = """
@@ -40,16 +39,21 @@ with StateStore.open() as store:
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the last commit whose migrations end with 0005."""
+    """The code of the last commit that knows no migration but those that it has to: today's, if it has to know all."""
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, check=False).stdout
 
-    added = git("log", "--diff-filter=A", "--format=%H", "--", NEXT).decode().split()
-    if not added:
+    [newest] = VERSIONS.glob(f"{HEAD_REVISION}_*.py")
+    [oldest] = re.findall(r'^oldest_code = "(\w+)"', newest.read_text(), re.MULTILINE)
+    commit = "HEAD"
+    if later := sorted(path for path in VERSIONS.glob("*.py") if path.name[:4] > oldest):
+        added = git("log", "--diff-filter=A", "--format=%H", "--", str(later[0])).decode().split()
+        commit = f"{added[-1]}^" if added else commit
+    if not git("rev-parse", "--verify", commit):
         pytest.skip("the history of this checkout is not there")
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(git("archive", f"{added[-1]}^", "statestore", "migrations"))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "statestore", "migrations"))) as archive:
         archive.extractall(folder, filter="data")
     (folder / "migrations").rename(folder / "statestore" / "_migrations")  # As in a wheel.
     return folder

@@ -86,5 +86,6 @@ def test_a_killed_sweep_leaves_sums_that_are_right_and_the_next_goes_on(database
     assert state["announced_until"] == state["rolled_until"]
     assert content.query("SELECT * FROM usage_rollup_changes") == []
     assert {row["kind"] for row in content.query("SELECT DISTINCT kind FROM usage_rollup")} == {
-        *("session", "use", "day", "user", "agent", "model", "tool")
+        *("session", "use", "day", "user", "agent", "model", "tool"),
+        *("of_all", "of_user", "of_agent", "of_model", "of_tool"),
     }

@@ -218,7 +218,8 @@ def test_what_a_comment_says_is_also_said_for_sqlite(sqlite_url: str) -> None:
     """SQLite keeps no comments; the file has one for each of its tables, views and columns, too, and none besides."""
     versions = Path(__file__).resolve().parents[2] / "migrations" / "versions"
     said = tomllib.loads("".join((versions / f"{revision}_comments.toml").read_text() for revision in ("0005", "0007")))
-    said["shared_state"] |= tomllib.loads((versions / "0006_comments.toml").read_text())["shared_state"]
+    for revision, table in (("0006", "shared_state"), ("0011", "usage_rollup")):
+        said[table] |= tomllib.loads((versions / f"{revision}_comments.toml").read_text())[table]
     measures, everywhere = said.pop("measures").split(), said.pop("everywhere")
     with Content(sqlite_url) as content:
         relations = [

@@ -31,6 +31,7 @@ READ_AFTERWARDS = {
     "cache.base._WRITE_PENDING": "keys and versions, and the step writes counts",
     "expiry.erasure._REMOVE_MANY": "sessions that the step has not locked, and so not deleted",
     "history.ranges._TRIM": "used only if no step has written anything",
+    "rollup.totals._ADD['postgresql'][0]": "whether a row is there, which the step does not alter",
     "usage.records._AT_ONCE": "what is stored, which is not looked at if the step has added it",
     "usage.records._AT_ONCE_PRICED": "likewise",
 }

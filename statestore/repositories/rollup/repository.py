@@ -18,7 +18,7 @@ from statestore.engine.calls import reported_as, writes
 from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
 from statestore.repositories.expiry.batch import Batch
-from statestore.repositories.rollup import days, sessions
+from statestore.repositories.rollup import days, sessions, totals
 from statestore.repositories.usage import report_sql, rolled
 from statestore.repositories.usage.periods import EARLIEST, QUARTER, quarter
 
@@ -192,7 +192,9 @@ class RollupRepository(Repository, group="store"):
         ]
         if not firsts or min(firsts) >= until:
             return Batch()
-        self._link.run(_INIT, until=until)
+        # Once: another sweep may have begun, and added to them, since this one looked.
+        if self._link.run(_INIT, until=until):
+            totals.clear(self._link)
         return Batch(after=_MORE)
 
     def _fill(self, state: _State) -> None:

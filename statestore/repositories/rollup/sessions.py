@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from statestore.engine.sql import Link, Statement
+from statestore.engine.sql_parts import unnest
+from statestore.repositories.rollup import totals
 from statestore.repositories.usage import rolled
 
 SESSIONS_AT_ONCE = 200
@@ -58,14 +60,15 @@ _USED = Statement("""
 _WINDOW = "at >= :since AND at < :until"
 _OLD = f"SELECT {', '.join(rolled.COLUMNS)} FROM {{}}"
 _USES = rolled.OF_PARTS.format("use")
-# A late line may be of a session that had none a moment ago. So this statement itself finds whose lines there are.
+# A late line may be of a session that none was of a moment ago. That one was not taken away from the totals; it has
+# been noted, and is made anew.
 _ADD_POSTGRESQL = Statement(
     postgresql=f"""
-    WITH new AS MATERIALIZED ({rolled.lines("postgresql", _WINDOW)}),
+    WITH new AS MATERIALIZED (
+        SELECT l.* FROM ({rolled.lines("postgresql", _WINDOW)}) AS l
+        WHERE l.part IN (SELECT p.part FROM {unnest("p", {"part": "varchar"}, "parts")})),
     replaced AS (
-        DELETE FROM $usage_rollup
-        WHERE namespace = :namespace AND kind = 'use' AND part = ANY (array(SELECT DISTINCT new.part FROM new))
-        RETURNING {", ".join(rolled.COLUMNS)})
+        DELETE FROM $usage_rollup WHERE {_USES} RETURNING {", ".join(rolled.COLUMNS)})
     {rolled.insert_uses("postgresql", f"{_OLD.format('new')} UNION ALL {_OLD.format('replaced')}")}"""
 )
 # The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
@@ -97,6 +100,7 @@ def make(link: Link, parts: Sequence[str], until: datetime) -> None:
     """Sum what sessions used before *until*, whatever was summed of them. An empty id stands for no session."""
     if not parts:
         return
+    totals.take_away(link, parts)
     for statement in _FORGET:
         link.run(statement, parts=list(parts))
     if named := [part for part in parts if part]:
@@ -104,6 +108,7 @@ def make(link: Link, parts: Sequence[str], until: datetime) -> None:
     if "" in parts:
         link.run(_MAKE_NAMELESS, until=until)
     link.run(_SUM_UP, parts=list(parts))
+    totals.add(link, parts)
 
 
 def end(link: Link, since: datetime, until: datetime) -> datetime | None:
@@ -117,7 +122,9 @@ def add(link: Link, since: datetime, until: datetime) -> None:
     """Add what was used from *since* to *until* to the sums of the sessions that used it."""
     period: dict[str, Any] = {"since": since, "until": until}
     if parts := [part for (part,) in link.all(_USED, **period)]:
+        totals.take_away(link, parts)
         for statement in (_ADD_POSTGRESQL,) if link.dialect.name == "postgresql" else _ADD_SQLITE:
             link.run(statement, parts=parts, **period)
         link.run(_FORGET[0], parts=parts)
         link.run(_SUM_UP, parts=parts)
+        totals.add(link, parts)

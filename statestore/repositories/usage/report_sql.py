@@ -8,7 +8,7 @@ from statestore import schema
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import each
-from statestore.repositories.usage import latencies, rolled
+from statestore.repositories.usage import latencies, rolled, totals
 from statestore.repositories.usage.ledger import COUNTS
 from statestore.schema.column_types import Day, UtcTime
 from statestore.values.usage import CacheDayUsage, SessionDescent, StorageUsage
@@ -52,6 +52,13 @@ _SUMMED = {
         )
     )
     for dialect in ("postgresql", "sqlite")
+}
+# Of sums of sums, whose costs are known by how many of those are.
+_ADDED_UP = {
+    dialect: summed.replace("count(DISTINCT session_id)", "CAST(coalesce(sum(sessions), 0) AS bigint)").replace(
+        "sum(cost_usd) AS cost,", "CASE WHEN sum(priced) > 0 THEN sum(cost_usd) END AS cost,"
+    )
+    for dialect, summed in _SUMMED.items()
 }
 HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tokens + output_tokens DESC, entries DESC"
 
@@ -213,15 +220,18 @@ def measured(
         if summed in rolled.OF_SESSIONS:
             # Without keys there is a row even of nothing.
             gates = ("", "") if keys else (f"HAVING NOT {is_summed}", f"HAVING {is_summed}")
-            sums = (
-                rolled.sessions(dialect, found, summed)
-                if within == OWN
-                else rolled.sessions_of_several(dialect, found, summed, within)
-            )
+            if within == OWN and not found and keys in totals.BY.values():
+                begun = begun.replace("measured AS", f"{totals.affected(dialect)},\n    measured AS", 1)
+                sums, summing = totals.parts(dialect, keys), _ADDED_UP[dialect]
+                gates = (gates[0], "HAVING sum(present) > 0" if keys else gates[1])
+            elif within == OWN:
+                sums, summing = rolled.sessions(dialect, found, summed), _SUMMED[dialect]
+            else:
+                sums, summing = rolled.sessions_of_several(dialect, found, summed, within), _SUMMED[dialect]
             rest = f"""{_NO_LATENCIES}
         FROM {lines} {grouped} {gates[0]}
         UNION ALL
-        SELECT {_of_sums(selected)}{_SUMMED[dialect].replace(*counted)}
+        SELECT {_of_sums(selected)}{summing.replace(*counted)}
         FROM ({sums}) AS sums {grouped} {gates[1]}"""
             made[dialect] = f"{begun}, {rest})\n    {tail}"
         else:

@@ -158,34 +158,39 @@ def unless_summed(dialect: str, lines: str, is_summed: str) -> str:
 
 STATE = "SELECT 1 FROM $usage_rollup_state AS t WHERE t.namespace = :namespace AND t.rolled_until IS NOT NULL"
 _UNTIL = "(SELECT t.rolled_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace)"
-_CHANGED = "SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'"
+CHANGED = "SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'"
 # With an upper bound that is not a constant either, PostgreSQL expects a short time and takes the index.
 _TAIL_POSTGRESQL = f"at >= {_UNTIL} AND at < (SELECT TIMESTAMPTZ 'infinity')"
-_OF_CHANGED = {"postgresql": f"= ANY (ARRAY({_CHANGED}))", "sqlite": f"IN ({_CHANGED})"}
+_OF_CHANGED = {"postgresql": f"= ANY (ARRAY({CHANGED}))", "sqlite": f"IN ({CHANGED})"}
 
 
-def sessions(dialect: str, filters: Sequence[str], kind: str) -> str:
+def tail(dialect: str) -> str:
+    """The condition for lines that came after what is summed."""
+    return _TAIL_POSTGRESQL if dialect == "postgresql" else f"at >= {_UNTIL}"
+
+
+def sessions(dialect: str, filters: Sequence[str], kind: str, narrowed: str = "") -> str:
     """What was used, with the columns of sums: of each session its sums, and the lines that are not in them.
 
     Nothing if nothing was summed. *filters* are conditions on the columns of `usage_lines`. *kind* is `session` if
-    only users and agents matter, else `use`.
+    only users and agents matter, else `use`. *narrowed* is a further condition for
+    the sums that are read.
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
-    tail = _TAIL_POSTGRESQL if dialect == "postgresql" else f"at >= {_UNTIL}"
-    if_changed = _if(dialect, f"EXISTS ({_CHANGED})")
+    if_changed = _if(dialect, f"EXISTS ({CHANGED})")
     raw = [
         lines(dialect, f"{which}{filtered}{condition}")
         for which, condition in (
-            (tail, ""),
+            (tail(dialect), ""),
             (f"at < {_UNTIL} AND session_id {_OF_CHANGED[dialect]}", if_changed),
-            (f"at < {_UNTIL} AND session_id IS NULL AND EXISTS ({_CHANGED} AND c.part = '')", if_changed),
+            (f"at < {_UNTIL} AND session_id IS NULL AND EXISTS ({CHANGED} AND c.part = '')", if_changed),
         )
     ]
     return f"""
         SELECT nullif(session_id, '') AS session_id, {", ".join(COLUMNS[1:])} FROM (
             SELECT part AS session_id, {", ".join(COLUMNS[1:])} FROM $usage_rollup AS r
             WHERE namespace = :namespace AND kind = '{kind}' AND EXISTS ({STATE})
-                AND NOT EXISTS ({_CHANGED} AND c.part = r.part)) AS kept
+                AND NOT EXISTS ({CHANGED} AND c.part = r.part){narrowed}) AS kept
         WHERE true{filtered}
         UNION ALL """ + " UNION ALL ".join(
         f"SELECT nullif(part, '') AS session_id, {', '.join(COLUMNS[1:])} FROM ({one}) AS found" for one in raw
