@@ -169,12 +169,15 @@ def tail(dialect: str) -> str:
     return _TAIL_POSTGRESQL if dialect == "postgresql" else f"at >= {_UNTIL}"
 
 
-def sessions(dialect: str, filters: Sequence[str], kind: str, narrowed: str = "") -> str:
+_UNCHANGED = f"NOT EXISTS ({CHANGED} AND c.part = r.part)"
+
+
+def sessions(dialect: str, filters: Sequence[str], kind: str, kept: str = _UNCHANGED) -> str:
     """What was used, with the columns of sums: of each session its sums, and the lines that are not in them.
 
     Nothing if nothing was summed. *filters* are conditions on the columns of `usage_lines`. *kind* is `session` if
-    only users and agents matter, else `use`. *narrowed* is a further condition for
-    the sums that are read.
+    only users and agents matter, else `use`. *kept* is the condition for sums that are read: those of sessions that
+    have not changed.
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
     if_changed = _if(dialect, f"EXISTS ({CHANGED})")
@@ -189,8 +192,7 @@ def sessions(dialect: str, filters: Sequence[str], kind: str, narrowed: str = ""
     return f"""
         SELECT nullif(session_id, '') AS session_id, {", ".join(COLUMNS[1:])} FROM (
             SELECT part AS session_id, {", ".join(COLUMNS[1:])} FROM $usage_rollup AS r
-            WHERE namespace = :namespace AND kind = '{kind}' AND EXISTS ({STATE})
-                AND NOT EXISTS ({CHANGED} AND c.part = r.part){narrowed}) AS kept
+            WHERE namespace = :namespace AND kind = '{kind}' AND EXISTS ({STATE}) AND {kept}) AS kept
         WHERE true{filtered}
         UNION ALL """ + " UNION ALL ".join(
         f"SELECT nullif(part, '') AS session_id, {', '.join(COLUMNS[1:])} FROM ({one}) AS found" for one in raw

@@ -122,17 +122,21 @@ CLEAR = f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind IN {tu
 
 
 def affected(dialect: str) -> str:
-    """The sessions, and '' for none, of which the sums are not all that there is, as a common table expression."""
+    """The sessions of which the sums are not all that there is, and '' for none, as a common table expression.
+
+    Those that have `changed` are known by themselves: however many there are, none is looked for among the others.
+    """
     return f"""affected AS MATERIALIZED (
-        {rolled.CHANGED}
-        UNION SELECT coalesce(session_id, '') FROM $usage_lines WHERE namespace = :namespace AND {rolled.tail(dialect)}
-        UNION SELECT '')"""
+        SELECT u.part, max(u.changed) AS changed FROM (
+            SELECT part, 1 AS changed FROM ({rolled.CHANGED}) AS c
+            UNION ALL SELECT coalesce(session_id, ''), 0
+            FROM $usage_lines WHERE namespace = :namespace AND {rolled.tail(dialect)}
+            UNION ALL SELECT '', 0) AS u GROUP BY u.part)"""
 
 
-_OF_AFFECTED = {
-    "postgresql": "part = ANY (ARRAY(SELECT a.part FROM affected AS a))",
-    "sqlite": "part IN (SELECT a.part FROM affected AS a)",
-}
+def _of_affected(dialect: str, which: str = "") -> str:
+    parts = f"SELECT a.part FROM affected AS a{which}"
+    return f"part = ANY (ARRAY({parts}))" if dialect == "postgresql" else f"part IN ({parts})"
 
 
 def parts(dialect: str, keys: Sequence[str]) -> str:
@@ -145,14 +149,14 @@ def parts(dialect: str, keys: Sequence[str]) -> str:
     grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
     [kind] = [kind for kind, by in BY.items() if by == tuple(keys)]
     written = source(keys)
-    now = rolled.sessions(dialect, (), written, f" AND {_OF_AFFECTED[dialect]}")
+    now = rolled.sessions(dialect, (), written, _of_affected(dialect, " WHERE a.changed = 0"))
     return f"""
         SELECT {named}sessions AS present, {", ".join(_MEASURES)}
         FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND EXISTS ({rolled.STATE})
         UNION ALL
         SELECT {named}-count(DISTINCT r.part) AS present, {_sums("-")}
         FROM $usage_rollup AS r
-        WHERE namespace = :namespace AND kind = '{written}' AND {_OF_AFFECTED[dialect]} AND part <> ''
+        WHERE namespace = :namespace AND kind = '{written}' AND {_of_affected(dialect)} AND part <> ''
             AND EXISTS ({rolled.STATE}) {grouped}
         UNION ALL
         SELECT {named}count(*) AS present, {_sums().replace("r.part", "r.session_id")}
