@@ -4796,6 +4796,9 @@ ON CONFLICT (namespace) DO NOTHING;
 -- rollup/repository.py: _LOCK
 -- Serves expiry.sum_usage.
 -- Run by RollupRepository.roll_up.
+--
+-- What a step does is planned for the tables as they are then: a plan that was made while they were empty would go
+-- through all sums for each of some sessions.
 SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
     CASE WHEN t.fence <= CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
         THEN t.fence ELSE coalesce((
@@ -4807,7 +4810,8 @@ SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
             SELECT 1 FROM pg_prepared_xacts AS p
             WHERE p.transaction = CAST(x.xid AS xid) AND p.database <> current_database())),
         CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)) END,
-    CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+    CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint),
+    set_config('plan_cache_mode', 'force_custom_plan', true)
 FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s FOR UPDATE SKIP LOCKED;
 
 -- rollup/repository.py: _EXISTS
@@ -5627,7 +5631,9 @@ updated AS (UPDATE "statestore".usage_rollup AS t SET sessions = coalesce(t.sess
     priced = coalesce(t.priced, 0) + coalesce(d.priced, 0)
 FROM delta AS d WHERE t.namespace = %(namespace)s AND t.kind = d.kind AND t.part = d.part AND t.user_id IS NOT DISTINCT
     FROM d.user_id AND t.agent_name IS NOT DISTINCT FROM d.agent_name AND t.provider_name IS NOT DISTINCT
-    FROM d.provider_name AND t.model IS NOT DISTINCT FROM d.model AND t.tool_name IS NOT DISTINCT FROM d.tool_name)
+    FROM d.provider_name AND t.model IS NOT DISTINCT FROM d.model AND t.tool_name IS NOT DISTINCT FROM d.tool_name
+    AND t.kind IN ('of_all', 'of_user', 'of_agent', 'of_model', 'of_tool')
+    AND t.part = ANY (ARRAY(SELECT e.part FROM delta AS e)))
 INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, user_id, agent_name, provider_name, model,
     tool_name, first_day, last_day, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens,
     output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls,
@@ -5666,7 +5672,9 @@ FROM delta AS d WHERE NOT EXISTS
     (SELECT 1 FROM "statestore".usage_rollup AS t WHERE t.namespace = %(namespace)s AND t.kind = d.kind
     AND t.part = d.part AND t.user_id IS NOT DISTINCT FROM d.user_id AND t.agent_name IS NOT DISTINCT FROM d.agent_name
     AND t.provider_name IS NOT DISTINCT FROM d.provider_name AND t.model IS NOT DISTINCT FROM d.model
-    AND t.tool_name IS NOT DISTINCT FROM d.tool_name);
+    AND t.tool_name IS NOT DISTINCT FROM d.tool_name
+    AND t.kind IN ('of_all', 'of_user', 'of_agent', 'of_model', 'of_tool')
+    AND t.part = ANY (ARRAY(SELECT e.part FROM delta AS e)));
 
 -- rollup/totals.py: _TAKE_AWAY['postgresql'][0]
 -- Serves expiry.sum_usage.
@@ -5826,7 +5834,8 @@ gone AS (DELETE FROM "statestore".usage_rollup AS t USING delta AS d
     WHERE t.namespace = %(namespace)s AND t.kind = d.kind AND t.part = d.part AND t.user_id IS NOT DISTINCT
         FROM d.user_id AND t.agent_name IS NOT DISTINCT FROM d.agent_name AND t.provider_name IS NOT DISTINCT
         FROM d.provider_name AND t.model IS NOT DISTINCT FROM d.model AND t.tool_name IS NOT DISTINCT FROM d.tool_name
-        AND t.sessions <= d.sessions)
+        AND t.kind IN ('of_all', 'of_user', 'of_agent', 'of_model', 'of_tool')
+        AND t.part = ANY (ARRAY(SELECT e.part FROM delta AS e)) AND t.sessions <= d.sessions)
 UPDATE "statestore".usage_rollup AS t SET sessions = coalesce(t.sessions, 0) - coalesce(d.sessions, 0),
     entries = CAST(least(greatest(coalesce(t.entries, 0) - coalesce(d.entries, 0), -9223372036854775807),
     9223372036854775807) AS bigint), turns = CAST(least(greatest(coalesce(t.turns, 0) - coalesce(d.turns, 0),
@@ -5905,7 +5914,8 @@ UPDATE "statestore".usage_rollup AS t SET sessions = coalesce(t.sessions, 0) - c
 FROM delta AS d WHERE t.namespace = %(namespace)s AND t.kind = d.kind AND t.part = d.part AND t.user_id IS NOT DISTINCT
     FROM d.user_id AND t.agent_name IS NOT DISTINCT FROM d.agent_name AND t.provider_name IS NOT DISTINCT
     FROM d.provider_name AND t.model IS NOT DISTINCT FROM d.model AND t.tool_name IS NOT DISTINCT FROM d.tool_name
-    AND t.sessions > d.sessions;
+    AND t.kind IN ('of_all', 'of_user', 'of_agent', 'of_model', 'of_tool')
+    AND t.part = ANY (ARRAY(SELECT e.part FROM delta AS e)) AND t.sessions > d.sessions;
 
 -- rollup/totals.py: _CLEAR
 -- Serves expiry.sum_usage.

@@ -3198,7 +3198,10 @@ ON CONFLICT (namespace) DO NOTHING;
 -- rollup/repository.py: _LOCK
 -- Serves expiry.sum_usage.
 -- Run by RollupRepository.roll_up.
-SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0
+--
+-- What a step does is planned for the tables as they are then: a plan that was made while they were empty would go
+-- through all sums for each of some sessions.
+SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0, NULL
 FROM usage_rollup_state AS t WHERE t.namespace = :namespace;
 
 -- rollup/repository.py: _EXISTS

@@ -40,15 +40,18 @@ _OLDEST = """coalesce((
                 SELECT 1 FROM pg_prepared_xacts AS p
                 WHERE p.transaction = CAST(x.xid AS xid) AND p.database <> current_database())),
             CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint))"""
+# What a step does is planned for the tables as they are then: a plan that was made while they were empty would go
+# through all sums for each of some sessions.
 _LOCK = Statement(
     postgresql=f"""
     SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
         CASE WHEN t.fence <= CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
             THEN t.fence ELSE {_OLDEST} END,
-        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint),
+        set_config('plan_cache_mode', 'force_custom_plan', true)
     FROM $usage_rollup_state AS t WHERE t.namespace = :namespace FOR UPDATE SKIP LOCKED""",
     sqlite="""
-    SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0
+    SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0, NULL
     FROM $usage_rollup_state AS t WHERE t.namespace = :namespace""",
 )
 _EXISTS = Statement("SELECT t.announced_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace")
@@ -171,7 +174,7 @@ class RollupRepository(Repository, group="store"):
         row = self._link.one(_LOCK)
         if row is None:
             return None
-        announced, fence, filled_to, rolled, days, oldest, following = row
+        announced, fence, filled_to, rolled, days, oldest, following, _ = row
         time = self._link.dialect.time
         day = date.fromisoformat(days) if isinstance(days, str) else days
         return _State(time(announced), fence, filled_to, time(rolled), day, oldest, following)

@@ -52,6 +52,9 @@ def _delta() -> str:
 
 def _is_same(dialect: str, table: str) -> str:
     same = " AND ".join(f"{table}.{key} {_SAME[dialect]} d.{key}" for key in rolled.KEYS)
+    if dialect == "postgresql":
+        # So that those rows are looked up in the index, whatever is thought of the number of others.
+        same += f" AND {table}.kind IN {tuple(BY)} AND {table}.part = ANY (ARRAY(SELECT e.part FROM delta AS e))"
     return f"{table}.namespace = :namespace AND {table}.kind = d.kind AND {table}.part = d.part AND {same}"
 
 
