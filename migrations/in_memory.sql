@@ -336,7 +336,7 @@ CREATE TABLE usage_rollup (
 	latency_44 BIGINT, 
 	latency_45 BIGINT, 
 	latency_46 BIGINT, 
-	latency_47 BIGINT, priced BIGINT, 
+	latency_47 BIGINT, priced BIGINT, total_duration_us BIGINT, 
 	CONSTRAINT pk_usage_rollup PRIMARY KEY (namespace, kind, part, line)
 );
 CREATE TABLE usage_rollup_changes (

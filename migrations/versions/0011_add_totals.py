@@ -6,6 +6,7 @@ are made from the entries.
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,12 +24,10 @@ def upgrade() -> None:
     context = op.get_context()
     schema, on_postgresql = context.version_table_schema, context.dialect.name == "postgresql"
     comments = tomllib.loads(Path(__file__).with_name("0011_comments.toml").read_text())["usage_rollup"]
-    op.add_column(
-        "usage_rollup",
-        sa.Column("priced", sa.BigInteger(), comment=comments["priced"] if on_postgresql else None),
-        schema=schema,
-        if_not_exists=on_postgresql or None,
-    )
+    added = {"priced": sa.BigInteger(), "total_duration_us": sa.Numeric(30, 0).with_variant(sa.BigInteger(), "sqlite")}
+    for name, kind in added.items():
+        column: sa.Column[Any] = sa.Column(name, kind, comment=comments[name] if on_postgresql else None)
+        op.add_column("usage_rollup", column, schema=schema, if_not_exists=on_postgresql or None)
     if on_postgresql:
         for column in ("kind", "part"):
             execute(f"COMMENT ON COLUMN {prefix()}usage_rollup.{column} IS '{comments[column]}'")
@@ -39,7 +38,8 @@ def downgrade() -> None:
     """Drop what is summed of all sessions. No data is lost."""
     kinds = "'of_all', 'of_user', 'of_agent', 'of_model', 'of_tool'"
     execute(f"DELETE FROM {prefix()}usage_rollup WHERE kind IN ({kinds})")
-    op.drop_column("usage_rollup", "priced", schema=op.get_context().version_table_schema)
+    for name in ("total_duration_us", "priced"):
+        op.drop_column("usage_rollup", name, schema=op.get_context().version_table_schema)
 
 
 def execute(statement: str) -> None:

@@ -1,6 +1,18 @@
 """The tables of what was used: what it cost by which prices, and settings, which are numbers too."""
 
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, PrimaryKeyConstraint, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    Numeric,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 from statestore.schema.column_types import KEY_LENGTH, Day, ExactJson, Key, Money, MoneySum, UtcTime, key
 from statestore.schema.naming import metadata
@@ -126,8 +138,9 @@ usage_rollup = Table(
     Column("latency_p50_ms", Float),
     Column("latency_p95_ms", Float),
     *(Column(name, BigInteger) for name in LATENCY_COLUMNS),
-    # Of sums of all sessions: how many of what they sum have a cost.
+    # Of sums of all sessions: how many of what they sum have a cost; and durations, which add up to more than 64 bits.
     Column("priced", BigInteger),
+    Column("total_duration_us", Numeric(30, 0).with_variant(BigInteger(), "sqlite")),
     # Making the sums of a session or a day anew.
     PrimaryKeyConstraint("namespace", "kind", "part", "line"),
     # A user's report.

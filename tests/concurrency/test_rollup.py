@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 from statestore import DatabaseError, NewEntry, ReadOnlyError, StateStore, Usage
 from statestore.engine.sql import Link
 from statestore.repositories.rollup import sessions
+from statestore.schema import metadata
 from tests.reports.test_rollup import agree
 from tests.support.clock import MovableClock
 from tests.support.content import Content
@@ -189,3 +190,21 @@ def test_who_may_not_read_the_sums_is_told_so(postgres_url: str) -> None:
         finally:
             connection.execute("DROP OWNED BY looking")
             connection.execute("DROP ROLE looking")
+
+
+def test_durations_of_centuries_add_up_and_are_taken_away(postgres_url: str, content: Content) -> None:
+    clock = MovableClock(OLD)
+    others = ", ".join(metadata.tables["usage_records"].columns.keys()[3:])
+    with StateStore.open(postgres_url, clock=clock) as store:
+        store.usage.record(record_id="0", usage=Usage(), duration=timedelta(days=36_500), session_id="s-0")
+        # In all more microseconds than 64 bits hold, of no session alone.
+        content.query(
+            f"INSERT INTO usage_records (namespace, record_id, session_id, {others})"
+            f" SELECT namespace, CAST(n AS text), 's-' || mod(n, 40), {others}"
+            " FROM usage_records, generate_series(1, 3999) AS n"
+        )
+        clock.advance(days=2)
+        for days in (4_000 * 36_500, 100 * 36_500):
+            store.sweep()
+            assert store.usage.totals().duration == timedelta(days=days)
+            content.query("DELETE FROM usage_records WHERE session_id <> 's-0'")

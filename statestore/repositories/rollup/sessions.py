@@ -60,8 +60,8 @@ _USED = Statement("""
 _WINDOW = "at >= :since AND at < :until"
 _OLD = f"SELECT {', '.join(rolled.COLUMNS)} FROM {{}}"
 _USES = rolled.OF_PARTS.format("use")
-# A late line may be of a session that none was of a moment ago. That one was not taken away from the totals; it has
-# been noted, and is made anew.
+# A late line may be of a session that `_USED` did not find, so that nothing of it was taken away from the totals. It is
+# left out: that session has been noted, and is made anew.
 _ADD_POSTGRESQL = Statement(
     postgresql=f"""
     WITH new AS MATERIALIZED (

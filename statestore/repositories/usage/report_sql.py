@@ -37,28 +37,29 @@ _MEASURED_SQLITE = ", ".join(
     )
 )
 _NO_LATENCIES = each("CAST(NULL AS bigint) AS {0}", schema.LATENCY_COLUMNS)
-_SUMMED = {
-    dialect: ", ".join(
+
+
+def _added_up(dialect: str, sessions: str, cost: str) -> str:
+    return ", ".join(
         (
-            "count(DISTINCT session_id) AS sessions",
+            f"{sessions} AS sessions",
             *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
             "coalesce(sum(duration_us), 0) AS duration_us",
             "CAST(coalesce(sum(timed_entries), 0) AS bigint) AS timed_entries",
             "CAST(NULL AS double precision) AS latency_p50, CAST(NULL AS double precision) AS latency_p95",
-            "sum(cost_usd) AS cost, "
-            + ("0" if dialect == "postgresql" else "sum(cost_fraction)")
-            + " AS cost_fraction",
+            f"{cost} AS cost, " + ("0" if dialect == "postgresql" else "sum(cost_fraction)") + " AS cost_fraction",
             *(f"CAST(sum({name}) AS bigint) AS {name}" for name in schema.LATENCY_COLUMNS),
         )
     )
-    for dialect in ("postgresql", "sqlite")
-}
-# Of sums of sums, whose costs are known by how many of those are.
-_ADDED_UP = {
-    dialect: summed.replace("count(DISTINCT session_id)", "CAST(coalesce(sum(sessions), 0) AS bigint)").replace(
-        "sum(cost_usd) AS cost,", "CASE WHEN sum(priced) > 0 THEN sum(cost_usd) END AS cost,"
+
+
+# From the sums of sessions, and from totals, which tell how many sessions there are and how many costs are known.
+_OF_SESSIONS = {one: _added_up(one, "count(DISTINCT session_id)", "sum(cost_usd)") for one in ("postgresql", "sqlite")}
+_OF_TOTALS = {
+    one: _added_up(
+        one, "CAST(coalesce(sum(sessions), 0) AS bigint)", "CASE WHEN sum(priced) > 0 THEN sum(cost_usd) END"
     )
-    for dialect, summed in _SUMMED.items()
+    for one in ("postgresql", "sqlite")
 }
 HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tokens + output_tokens DESC, entries DESC"
 
@@ -222,12 +223,12 @@ def measured(
             gates = ("", "") if keys else (f"HAVING NOT {is_summed}", f"HAVING {is_summed}")
             if within == OWN and not found and keys in totals.BY.values():
                 begun = begun.replace("measured AS", f"{totals.affected(dialect)},\n    measured AS", 1)
-                sums, summing = totals.parts(dialect, keys), _ADDED_UP[dialect]
+                sums, summing = totals.summands(dialect, keys), _OF_TOTALS[dialect]
                 gates = (gates[0], "HAVING sum(present) > 0" if keys else gates[1])
             elif within == OWN:
-                sums, summing = rolled.sessions(dialect, found, summed), _SUMMED[dialect]
+                sums, summing = rolled.sessions(dialect, found, summed), _OF_SESSIONS[dialect]
             else:
-                sums, summing = rolled.sessions_of_several(dialect, found, summed, within), _SUMMED[dialect]
+                sums, summing = rolled.sessions_of_several(dialect, found, summed, within), _OF_SESSIONS[dialect]
             rest = f"""{_NO_LATENCIES}
         FROM {lines} {grouped} {gates[0]}
         UNION ALL

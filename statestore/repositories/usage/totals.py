@@ -17,22 +17,24 @@ BY: dict[str, tuple[str, ...]] = {
     "of_model": ("provider_name", "model"),
     "of_tool": ("tool_name",),
 }
-"""What the sums are by, by their `kind`. Those of no session are not in them: they are few, and read by themselves."""
+"""What the sums are by, by their `kind`. What was used without a session is not in them, and read by itself."""
 
-_MEASURES = ("sessions", *rolled.MEASURES, "priced")
+# Durations may add up to more than 64 bits.
+_SUMMED = tuple(name for name in rolled.MEASURES if name != "duration_us")
+_MEASURES = ("sessions", *_SUMMED, "total_duration_us", "priced")
 _MOST = 2**63 - 1
 _SAME = {"postgresql": "IS NOT DISTINCT FROM", "sqlite": "IS"}
-_COLUMNS = ("kind", "part", "line", *rolled.KEYS, "first_day", "last_day", *_MEASURES)
+_COLUMNS = ("kind", "part", "line", *rolled.KEYS, "first_day", "last_day", "duration_us", *_MEASURES)
 
 
-def source(keys: Sequence[str]) -> str:
-    """The kind of the sums of sessions that have these."""
+def kind_of_sessions(keys: Sequence[str]) -> str:
+    """The kind of the sums of sessions that are by these, too."""
     return "session" if {*keys} <= {"user_id", "agent_name"} else "use"
 
 
-def _sums(sign: str = "") -> str:
-    return f"""{sign}count(DISTINCT r.part) AS sessions, {each(sign + "sum(r.{0}) AS {0}", rolled.MEASURES)},
-            {sign}count(r.cost_usd) AS priced"""
+def _sums(sign: str = "", session: str = "part") -> str:
+    return f"""{sign}count(DISTINCT r.{session}) AS sessions, {each(sign + "sum(r.{0}) AS {0}", _SUMMED)},
+            {sign}sum(r.duration_us) AS total_duration_us, {sign}count(r.cost_usd) AS priced"""
 
 
 def _delta() -> str:
@@ -45,7 +47,7 @@ def _delta() -> str:
         found.append(f"""
         SELECT '{kind}' AS kind, {part} AS part, {named}, {_sums()}
         FROM $usage_rollup AS r
-        WHERE r.namespace = :namespace AND r.kind = '{source(keys)}' AND r.part $in(:parts) AND r.part <> ''
+        WHERE r.namespace = :namespace AND r.kind = '{kind_of_sessions(keys)}' AND r.part $in(:parts) AND r.part <> ''
         {grouped}""")
     return " UNION ALL ".join(found)
 
@@ -59,8 +61,8 @@ def _is_same(dialect: str, table: str) -> str:
 
 
 def _limited(dialect: str, name: str, value: str) -> str:
-    """A sum never leaves 64 bits, whatever callers claim to have used."""
-    if dialect == "sqlite" or name not in (*USAGE_COUNTS, "duration_us"):
+    """On PostgreSQL a sum never leaves 64 bits, whatever callers claim to have used."""
+    if dialect == "sqlite" or name not in USAGE_COUNTS:
         return value
     return f"CAST(least(greatest({value}, -{_MOST}), {_MOST}) AS bigint)"
 
@@ -79,14 +81,14 @@ def _update(dialect: str, sign: str, delta: str) -> str:
 
 def _insert(dialect: str, delta: str) -> str:
     """Of those that there are none of yet."""
-    # A day has to be given; of these sums none is asked for.
+    # These have to be given, and are not asked for.
     day = "DATE '1970-01-01'" if dialect == "postgresql" else "'1970-01-01'"
     values = ", ".join(_limited(dialect, name, f"d.{name}") for name in _MEASURES)
     return f"""INSERT INTO $usage_rollup (namespace, {", ".join(_COLUMNS)})
     SELECT :namespace, d.kind, d.part, coalesce((SELECT max(o.line) FROM $usage_rollup AS o
             WHERE o.namespace = :namespace AND o.kind = d.kind AND o.part = d.part), 0)
         + row_number() OVER (PARTITION BY d.kind, d.part ORDER BY {each("d.{0}", rolled.KEYS)}),
-        {each("d.{0}", rolled.KEYS)}, {day}, {day}, {values}
+        {each("d.{0}", rolled.KEYS)}, {day}, {day}, 0, {values}
     FROM {delta} AS d WHERE NOT EXISTS (SELECT 1 FROM $usage_rollup AS t WHERE {_is_same(dialect, "t")})"""
 
 
@@ -142,8 +144,8 @@ def _of_affected(dialect: str, which: str = "") -> str:
     return f"part = ANY (ARRAY({parts}))" if dialect == "postgresql" else f"part IN ({parts})"
 
 
-def parts(dialect: str, keys: Sequence[str]) -> str:
-    """What was used by *keys*, to be added up: the sums of all, less those of `affected`, and these as they are now.
+def summands(dialect: str, keys: Sequence[str]) -> str:
+    """What was used by *keys*, to be added up: the totals, less the sums of `affected`, and what these are now.
 
     A row has a positive or negative number of what it consists of, `present`. There is nothing of a key whose numbers
     add up to zero.
@@ -151,10 +153,13 @@ def parts(dialect: str, keys: Sequence[str]) -> str:
     named = "".join(f"{key}, " for key in keys)
     grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
     [kind] = [kind for kind, by in BY.items() if by == tuple(keys)]
-    written = source(keys)
+    totals = ", ".join(
+        "total_duration_us AS duration_us" if name == "total_duration_us" else name for name in _MEASURES
+    )
+    written = kind_of_sessions(keys)
     now = rolled.sessions(dialect, (), written, _of_affected(dialect, " WHERE a.changed = 0"))
     return f"""
-        SELECT {named}sessions AS present, {", ".join(_MEASURES)}
+        SELECT {named}sessions AS present, {totals}
         FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND EXISTS ({rolled.STATE})
         UNION ALL
         SELECT {named}-count(DISTINCT r.part) AS present, {_sums("-")}
@@ -162,5 +167,5 @@ def parts(dialect: str, keys: Sequence[str]) -> str:
         WHERE namespace = :namespace AND kind = '{written}' AND {_of_affected(dialect)} AND part <> ''
             AND EXISTS ({rolled.STATE}) {grouped}
         UNION ALL
-        SELECT {named}count(*) AS present, {_sums().replace("r.part", "r.session_id")}
+        SELECT {named}count(*) AS present, {_sums(session="session_id")}
         FROM ({now}) AS r {grouped}"""
