@@ -1,5 +1,6 @@
 """Transactions that are open while a sweep sums what was used: nothing of theirs is passed over."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,8 +31,9 @@ def watermark(content: Content) -> object:
 
 
 @pytest.fixture
-def content(postgres_url: str) -> Content:
-    return Content(postgres_url)
+def content(postgres_url: str) -> Iterator[Content]:
+    with Content(postgres_url) as content:
+        yield content
 
 
 def test_the_watermark_waits_for_a_transaction_that_has_not_seen_the_announcement(
